@@ -1,0 +1,34 @@
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+DEMO := demo-out
+
+help:  ## print the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+
+env: .venv/.done  ## make .venv with everything that is needed
+.venv/.done: pyproject.toml constraints.txt
+	python3 -m venv .venv
+	$(PY) -m pip install -q --upgrade 'pip>=24'
+	# torch first and alone: a range would draw the CUDA build, gigabytes that a CPU cannot use
+	$(PY) -m pip install -q -c constraints.txt torch==2.13.0
+	$(PY) -m pip install -q -c constraints.txt -e '.[dev,remote]'
+	touch $@
+
+demo: env  ## mend a small phantom from end to end (CPU) and show the picture
+	.venv/bin/zmend demo --out $(DEMO)
+
+test: env  ## run the tests
+	$(PY) -m pytest
+
+check: env  ## ruff, mypy --strict, import contracts
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+bench: env  ## run the benchmarks; results go to benchmarks/results
+	$(PY) -m benchmarks
+
+clean:  ## remove what the targets made
+	rm -rf .venv $(DEMO) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.PHONY: help env demo test check bench clean

@@ -1,0 +1,131 @@
+"""zmend.yaml: one file, five keys. Unknown keys are refused with the nearest known one."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.errors import ConfigError
+from pipeline.recipe import Recipe
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class VolumeConfig(_Part):
+    """The source: an OME-Zarr image or a bare Zarr array. It is never written."""
+
+    path: str
+    level: int = Field(0, ge=0)
+    voxel_size_nm: tuple[float, float, float] | None = Field(None, description="(z, y, x); for arrays that do not say")
+    missing_chunks: Literal["unknown", "background"] = Field(
+        "unknown", description="unknown: an absent chunk is lost data; background: it is the fill value on purpose"
+    )
+
+
+class OutputConfig(_Part):
+    """The mended OME-Zarr."""
+
+    path: str
+    mode: Literal["volume", "overlay"] = "volume"
+    chunk_px: int = Field(1024, ge=16, description="lateral chunk edge of the overlay")
+    shard_px: int | None = Field(None, ge=16, description="lateral shard edge of the overlay (zarr v3), or none")
+    clone: Literal["auto", "link", "copy"] = Field("auto", description="how untouched chunks reach the output")
+
+
+class Site(_Part):
+    """Everything that cannot change a voxel."""
+
+    kind: Literal["local"] = "local"
+    workers: int = Field(1, ge=0, le=256, description="worker processes; 0 works in this process, without dask")
+    threads: int | None = Field(None, ge=1, description="CPU threads per worker; default: the cores shared out")
+    slab_px: int | Literal["whole"] = Field(4096, description="lateral edge of a slab, px, or whole")
+    slab_sections: int = Field(8, ge=1, description="most sections of one slab")
+    attempts: int = Field(3, ge=1, description="tries per slab before it counts as failed")
+
+
+class Config(_Part):
+    """One job: this volume, these flags, that output, by this recipe, on this site."""
+
+    volume: VolumeConfig
+    flags: str
+    output: OutputConfig
+    recipe: Recipe = Field(default_factory=lambda: Recipe.model_validate({}))
+    site: Site = Field(default_factory=lambda: Site.model_validate({}))
+
+
+def load(path: str | Path) -> Config:
+    """Read a zmend.yaml. Relative paths in it are relative to the file. Raises ConfigError."""
+    path = Path(path)
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise ConfigError(
+            "the configuration cannot be read", where=str(path), why=e.strerror or str(e),
+            do="give the path of a zmend.yaml; the README shows one to start from",
+        ) from e
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise ConfigError("the configuration is not YAML", where=str(path), why=" ".join(str(e).split()),
+                          do="indent with spaces, and quote values with ':' or '#' in them") from e
+    if not isinstance(document, dict):
+        raise ConfigError("the configuration holds no keys", where=str(path), do="it needs volume, flags and output")
+    return _beside(check(document, str(path)), path.resolve().parent)
+
+
+def check(document: dict[str, Any], name: str = "zmend.yaml") -> Config:
+    """Validate a configuration that is already a dict. Raises ConfigError."""
+    try:
+        return Config.model_validate(document)
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = f"{name}, {'.'.join(str(p) for p in first['loc'])}"
+        more = f" (and {e.error_count() - 1} more)" if e.error_count() > 1 else ""
+        raise ConfigError(*_what(first, more), where=where, do=_remedy(first)) from e
+
+
+def _what(error: Any, more: str) -> tuple[str]:
+    key = str(error["loc"][-1]) if error["loc"] else "?"
+    if error["type"] == "extra_forbidden":
+        return (f"unknown key '{key}'{more}",)
+    if error["type"] == "missing":
+        return (f"key '{key}' is missing{more}",)
+    return (f"'{key}' is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}{more}",)
+
+
+def _remedy(error: Any) -> str:
+    parts = [str(p) for p in error["loc"]]
+    known = _keys(parts[:-1])
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(parts[-1], known, n=1)
+        return f"did you mean '{near[0]}'?" if near else f"known keys here: {', '.join(known)}"
+    if error["type"] == "missing":
+        return f"add '{parts[-1]}:'; keys here: {', '.join(known)}"
+    return "mend the value; `zmend plan --help` shows a working configuration"
+
+
+def _keys(parents: list[str]) -> list[str]:
+    """The keys that are known under a path such as ['recipe']."""
+    model: Any = Config
+    for p in parents:
+        field = model.model_fields.get(p) if hasattr(model, "model_fields") else None
+        model = field.annotation if field else None
+    return sorted(getattr(model, "model_fields", {}))
+
+
+def _beside(config: Config, folder: Path) -> Config:
+    def at(p: str) -> str:
+        return p if "://" in p or Path(p).is_absolute() else str(folder / p)
+
+    weights = config.recipe.weights
+    recipe = config.recipe.model_copy(update={"weights": at(weights) if weights.endswith(".safetensors") else weights})
+    return config.model_copy(update={
+        "volume": config.volume.model_copy(update={"path": at(config.volume.path)}),
+        "flags": at(config.flags),
+        "output": config.output.model_copy(update={"path": at(config.output.path)}),
+        "recipe": recipe,
+    })

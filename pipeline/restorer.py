@@ -1,0 +1,153 @@
+"""Restorer: the one interface between tissue and mathematics. NumPy in, NumPy out; it declares what it needs.
+
+Two torch-free restorers ship as baselines: `nearest` copies the nearest clean section, `linear` interpolates.
+The diffusion model lives in another package that this one never imports: it is named by a string.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import RestorerError
+from pipeline.recipe import Recipe, digest
+
+F32, Mask, I64 = NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]
+NM = tuple[float, float, float]
+BUILT_IN = {"diffusion": "model.restorer:DiffusionRestorer", "nearest": "pipeline.restorer:Nearest",
+            "linear": "pipeline.restorer:Linear"}
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a restorer declares; the pipeline provides it."""
+
+    name: str
+    digest: str  # sha256 of everything inside it that can change a voxel
+    context: int  # clean sections it can use on each side of a gap; one is enough to work
+    max_gap: int  # longest run of sections that it restores
+    tile: int  # edge of the square that it restores at once, px
+    halo: int  # margin around a tile that it looks at, px
+    stride: int = 1  # tile and halo are multiples of it
+    batch: int = 1  # tiles in one call
+    one_sided: bool = False  # can restore with clean sections on one side only
+
+    @staticmethod
+    def parse(answers: Mapping[str, object], name: str) -> Needs:
+        """From the dict that a restorer gives. Raises RestorerError where an answer is missing or impossible."""
+        try:
+            needs = Needs(**{k: v for k, v in answers.items() if k in Needs.__slots__})  # type: ignore[arg-type]
+        except TypeError as e:
+            raise RestorerError("the restorer does not declare what it needs", where=name, why=str(e),
+                                do="its `needs` must hold " + ", ".join(Needs.__slots__)) from e
+        if min(needs.tile, needs.stride, needs.max_gap, needs.context) < 1 or needs.halo < 0:
+            raise RestorerError("the restorer declares impossible needs", where=name, why=repr(needs),
+                                do="tile, stride, max_gap and context are 1 or more, halo 0 or more")
+        if needs.tile % needs.stride or needs.halo % needs.stride:
+            raise RestorerError("the restorer's tile and halo are not multiples of its stride", where=name,
+                                why=f"tile {needs.tile}, halo {needs.halo}, stride {needs.stride}: two tiles would disagree",
+                                do="round both up to the stride")
+        return needs
+
+
+class Restorer(Protocol):
+    """Restores the target sections of small windows."""
+
+    @property
+    def needs(self) -> Mapping[str, object]:
+        """The fields of `Needs`, as a dict, so that a restorer need not import this package."""
+
+    def restore(self, window: F32, known: Mask, targets: tuple[int, int], origin: I64) -> F32:
+        """Predict the target sections of a batch of windows.
+
+        window (B, D, H, W) in [0, 1]; where `known` is False its values mean nothing. known (B, D, H, W).
+        targets: half-open range along D; sections outside it are clean. origin (B, 3): global (z, y, x) of
+        each window's first voxel; it may be negative at the edge of the volume.
+        Returns (B, D, H, W) in the same units. Must not depend on the batch, on order or on earlier calls.
+        """
+
+
+class _Baseline:
+    def __init__(self, **_: object) -> None: ...
+
+    @property
+    def needs(self) -> Mapping[str, object]:
+        name = type(self).__name__.lower()
+        return {"name": name, "digest": digest({"baseline": name, "version": 1}), "context": 1, "max_gap": 8,
+                "tile": 512, "halo": 32, "stride": 1, "batch": 1, "one_sided": self.one_sided}
+
+    one_sided = True
+
+
+class Nearest(_Baseline):
+    """Copies the nearest clean section; of two equally near ones the earlier."""
+
+    def restore(self, window: F32, known: Mask, targets: tuple[int, int], origin: I64) -> F32:
+        out = window.copy()
+        first, last = targets
+        for d in range(first, last):
+            before = d - first + 1 <= last - d if 0 < first and last < window.shape[1] else first > 0
+            out[:, d] = window[:, first - 1 if before else last]  # (B, H, W)
+        return out
+
+
+class Linear(_Baseline):
+    """Interpolates linearly along z between the two clean sections next to the gap."""
+
+    one_sided = False
+
+    def restore(self, window: F32, known: Mask, targets: tuple[int, int], origin: I64) -> F32:
+        out = window.copy()
+        first, last = targets
+        for d in range(first, last):
+            w = np.float32((d - first + 1) / (last - first + 1))
+            out[:, d] = (1 - w) * window[:, first - 1] + w * window[:, last]  # (B, H, W)
+        return out
+
+
+def load(recipe: Recipe, voxel_nm: NM | None, *, threads: int = 0) -> tuple[Restorer, Needs]:
+    """Find the restorer that the recipe names and ask what it needs. Raises RestorerError.
+
+    Cheap: a restorer loads its weights at the first tile, not here.
+    """
+    path = BUILT_IN.get(recipe.restorer, recipe.restorer)
+    made = _make(path, recipe, voxel_nm, threads)
+    needs = Needs.parse(made.needs, path)
+    _check_voxel_size(made.needs, voxel_nm, path)
+    return made, needs
+
+
+def _make(path: str, recipe: Recipe, voxel_nm: NM | None, threads: int) -> Restorer:
+    module, _, name = path.partition(":")
+    settings: dict[str, Any] = {"weights": recipe.weights, "seed": recipe.seed, "steps": recipe.steps,
+                                "batch": recipe.batch, "voxel_nm": voxel_nm, "threads": threads}
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as e:
+        raise RestorerError(f"there is no restorer '{recipe.restorer}'", where="recipe.restorer", why=str(e),
+                            do=f"use one of {', '.join(sorted(BUILT_IN))}, or module:Class of your own") from e
+    try:
+        made: Restorer = kind(**settings, **recipe.options)
+    except (ValueError, TypeError, OSError) as e:
+        raise RestorerError("the restorer refuses the recipe", where=f"recipe ({path})", why=str(e),
+                            do="mend the recipe; `zmend doctor` shows the weights that are here") from e
+    return made
+
+
+def _check_voxel_size(answers: Mapping[str, object], voxel_nm: NM | None, path: str) -> None:
+    low, high = answers.get("voxel_nm_min"), answers.get("voxel_nm_max")
+    if low is None or high is None:
+        return
+    if voxel_nm is None:
+        raise RestorerError("the voxel size is not known", where=path, why="the restorer was trained for some sizes only",
+                            do="add to zmend.yaml  volume: {voxel_size_nm: [z, y, x]}")
+    lo, hi = np.asarray(low, float), np.asarray(high, float)
+    if not ((lo <= voxel_nm) & (voxel_nm <= hi)).all():
+        raise RestorerError(f"voxel size {voxel_nm} nm is outside what the weights were trained for", where=path,
+                            why=f"they know {lo.tolist()} to {hi.tolist()} nm (z, y, x)",
+                            do="choose another volume.level, or train on your own tissue: zmend train --help")
