@@ -66,12 +66,18 @@ def load(path: str | Path) -> Config:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as e:
         raise ConfigError(
-            "the configuration cannot be read", where=str(path), why=e.strerror or str(e),
+            "the configuration cannot be read",
+            where=str(path),
+            why=e.strerror or str(e),
             do="give the path of a zmend.yaml; the README shows one to start from",
         ) from e
     except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise ConfigError("the configuration is not YAML", where=str(path), why=" ".join(str(e).split()),
-                          do="indent with spaces, and quote values with ':' or '#' in them") from e
+        raise ConfigError(
+            "the configuration is not YAML",
+            where=str(path),
+            why=" ".join(str(e).split()),
+            do="indent with spaces, and quote values with ':' or '#' in them",
+        ) from e
     if not isinstance(document, dict):
         raise ConfigError("the configuration holds no keys", where=str(path), do="it needs volume, flags and output")
     return _beside(check(document, str(path)), path.resolve().parent)
@@ -123,9 +129,11 @@ def _beside(config: Config, folder: Path) -> Config:
 
     weights = config.recipe.weights
     recipe = config.recipe.model_copy(update={"weights": at(weights) if weights.endswith(".safetensors") else weights})
-    return config.model_copy(update={
-        "volume": config.volume.model_copy(update={"path": at(config.volume.path)}),
-        "flags": at(config.flags),
-        "output": config.output.model_copy(update={"path": at(config.output.path)}),
-        "recipe": recipe,
-    })
+    return config.model_copy(
+        update={
+            "volume": config.volume.model_copy(update={"path": at(config.volume.path)}),
+            "flags": at(config.flags),
+            "output": config.output.model_copy(update={"path": at(config.output.path)}),
+            "recipe": recipe,
+        }
+    )

@@ -19,8 +19,11 @@ from pipeline.recipe import Recipe, digest
 
 F32, Mask, I64 = NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]
 NM = tuple[float, float, float]
-BUILT_IN = {"diffusion": "model.restorer:DiffusionRestorer", "nearest": "pipeline.restorer:Nearest",
-            "linear": "pipeline.restorer:Linear"}
+BUILT_IN = {
+    "diffusion": "model.restorer:DiffusionRestorer",
+    "nearest": "pipeline.restorer:Nearest",
+    "linear": "pipeline.restorer:Linear",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +46,26 @@ class Needs:
         try:
             needs = Needs(**{k: v for k, v in answers.items() if k in Needs.__slots__})  # type: ignore[arg-type]
         except TypeError as e:
-            raise RestorerError("the restorer does not declare what it needs", where=name, why=str(e),
-                                do="its `needs` must hold " + ", ".join(Needs.__slots__)) from e
+            raise RestorerError(
+                "the restorer does not declare what it needs",
+                where=name,
+                why=str(e),
+                do="its `needs` must hold " + ", ".join(Needs.__slots__),
+            ) from e
         if min(needs.tile, needs.stride, needs.max_gap, needs.context) < 1 or needs.halo < 0:
-            raise RestorerError("the restorer declares impossible needs", where=name, why=repr(needs),
-                                do="tile, stride, max_gap and context are 1 or more, halo 0 or more")
+            raise RestorerError(
+                "the restorer declares impossible needs",
+                where=name,
+                why=repr(needs),
+                do="tile, stride, max_gap and context are 1 or more, halo 0 or more",
+            )
         if needs.tile % needs.stride or needs.halo % needs.stride:
-            raise RestorerError("the restorer's tile and halo are not multiples of its stride", where=name,
-                                why=f"tile {needs.tile}, halo {needs.halo}, stride {needs.stride}: two tiles would disagree",
-                                do="round both up to the stride")
+            raise RestorerError(
+                "the restorer's tile and halo are not multiples of its stride",
+                where=name,
+                why=f"tile {needs.tile}, halo {needs.halo}, stride {needs.stride}: two tiles would disagree",
+                do="round both up to the stride",
+            )
         return needs
 
 
@@ -78,8 +92,17 @@ class _Baseline:
     @property
     def needs(self) -> Mapping[str, object]:
         name = type(self).__name__.lower()
-        return {"name": name, "digest": digest({"baseline": name, "version": 1}), "context": 1, "max_gap": 8,
-                "tile": 512, "halo": 32, "stride": 1, "batch": 1, "one_sided": self.one_sided}
+        return {
+            "name": name,
+            "digest": digest({"baseline": name, "version": 1}),
+            "context": 1,
+            "max_gap": 8,
+            "tile": 512,
+            "halo": 32,
+            "stride": 1,
+            "batch": 1,
+            "one_sided": self.one_sided,
+        }
 
     one_sided = True
 
@@ -124,18 +147,32 @@ def load(recipe: Recipe, voxel_nm: NM | None, *, threads: int = 0) -> tuple[Rest
 
 def _make(path: str, recipe: Recipe, voxel_nm: NM | None, threads: int) -> Restorer:
     module, _, name = path.partition(":")
-    settings: dict[str, Any] = {"weights": recipe.weights, "seed": recipe.seed, "steps": recipe.steps,
-                                "batch": recipe.batch, "voxel_nm": voxel_nm, "threads": threads}
+    settings: dict[str, Any] = {
+        "weights": recipe.weights,
+        "seed": recipe.seed,
+        "steps": recipe.steps,
+        "batch": recipe.batch,
+        "voxel_nm": voxel_nm,
+        "threads": threads,
+    }
     try:
         kind = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as e:
-        raise RestorerError(f"there is no restorer '{recipe.restorer}'", where="recipe.restorer", why=str(e),
-                            do=f"use one of {', '.join(sorted(BUILT_IN))}, or module:Class of your own") from e
+        raise RestorerError(
+            f"there is no restorer '{recipe.restorer}'",
+            where="recipe.restorer",
+            why=str(e),
+            do=f"use one of {', '.join(sorted(BUILT_IN))}, or module:Class of your own",
+        ) from e
     try:
         made: Restorer = kind(**settings, **recipe.options)
     except (ValueError, TypeError, OSError) as e:
-        raise RestorerError("the restorer refuses the recipe", where=f"recipe ({path})", why=str(e),
-                            do="mend the recipe; `zmend doctor` shows the weights that are here") from e
+        raise RestorerError(
+            "the restorer refuses the recipe",
+            where=f"recipe ({path})",
+            why=str(e),
+            do="mend the recipe; `zmend doctor` shows the weights that are here",
+        ) from e
     return made
 
 
@@ -144,10 +181,17 @@ def _check_voxel_size(answers: Mapping[str, object], voxel_nm: NM | None, path: 
     if low is None or high is None:
         return
     if voxel_nm is None:
-        raise RestorerError("the voxel size is not known", where=path, why="the restorer was trained for some sizes only",
-                            do="add to zmend.yaml  volume: {voxel_size_nm: [z, y, x]}")
+        raise RestorerError(
+            "the voxel size is not known",
+            where=path,
+            why="the restorer was trained for some sizes only",
+            do="add to zmend.yaml  volume: {voxel_size_nm: [z, y, x]}",
+        )
     lo, hi = np.asarray(low, float), np.asarray(high, float)
     if not ((lo <= voxel_nm) & (voxel_nm <= hi)).all():
-        raise RestorerError(f"voxel size {voxel_nm} nm is outside what the weights were trained for", where=path,
-                            why=f"they know {lo.tolist()} to {hi.tolist()} nm (z, y, x)",
-                            do="choose another volume.level, or train on your own tissue: zmend train --help")
+        raise RestorerError(
+            f"voxel size {voxel_nm} nm is outside what the weights were trained for",
+            where=path,
+            why=f"they know {lo.tolist()} to {hi.tolist()} nm (z, y, x)",
+            do="choose another volume.level, or train on your own tissue: zmend train --help",
+        )

@@ -1,0 +1,79 @@
+"""Blend: seat a restored patch in the section around it, so that no step shows at its rim.
+
+Everything here looks at most `REACH` pixels around, so tiles with that much halo agree in what they share.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from pipeline.errors import QuarantineError
+
+SIGMA = 4.0  # px; the rim's mismatch is averaged over this much, so that noise is not carried inwards
+TRUNCATE = 3.0
+REACH = 16 + int(SIGMA * TRUNCATE) + 1  # widest feather + averaging
+
+F32, Mask = NDArray[np.float32], NDArray[np.bool_]
+
+ORIGINAL, SYNTHESISED, REPAIRED, FEATHER, LEFT = range(5)  # the values of labels/synthetic
+
+
+def seat(prediction: F32, source: F32, unknown: Mask, feather_px: int) -> tuple[F32, Mask]:
+    """Shift the prediction to meet the known pixels at the rim, fading out `feather_px` inside the damage.
+
+    All (Y, X), prediction and source in [0, 1]; source is looked at only where known. Returns the seated
+    prediction and the feather band (unknown pixels that were shifted).
+    """
+    band = np.zeros_like(unknown)
+    if feather_px == 0 or unknown.all() or not unknown.any():
+        return prediction, band
+    depth = ndimage.distance_transform_edt(unknown)  # px from the nearest known pixel
+    band = unknown & (depth <= feather_px)
+    known = (~unknown).astype(np.float32)
+    residual = np.where(unknown, np.float32(0), source - prediction)
+    weight = _smooth(known)
+    shift = _smooth(residual) / np.maximum(weight, np.float32(1e-3))  # normalised convolution: the rim's mean mismatch
+    ramp = np.clip(1 - depth / (feather_px + 1), 0, 1).astype(np.float32)
+    return np.where(band, prediction + ramp * shift, prediction).astype(np.float32), band
+
+
+def _smooth(image: F32) -> F32:
+    out: F32 = ndimage.gaussian_filter(image, SIGMA, truncate=TRUNCATE, mode="nearest", output=np.float32)
+    return out
+
+
+def check(prediction: F32, unknown: Mask, context: F32, where: str) -> None:
+    """Refuse output that no tissue could give. (Y, X) prediction, its unknown pixels, its context. Raises QuarantineError.
+
+    float → uint8 would turn NaN into 0 and 300 into 44 without a word: look before casting.
+    """
+    made = prediction[unknown]
+    why = ""
+    if not np.isfinite(made).all():
+        why = f"{int((~np.isfinite(made)).sum())} of {made.size} voxels are NaN or infinite"
+    elif made.size and (made.min() < -1.0 or made.max() > 2.0):
+        why = f"values from {made.min():.2f} to {made.max():.2f}, where black is 0 and white is 1"
+    elif made.size >= 256 and np.ptp(made) == 0 and np.ptp(context) > 0:
+        why = f"one constant value, {made[0]:.3f}, between sections that are not constant"
+    if why:
+        raise QuarantineError(
+            "the restorer's output is not fit to be written",
+            where=where,
+            why=why,
+            do="the source voxels stay; look at this place, or use other weights and run again",
+        )
+
+
+def to_dtype(image: F32, low: float, high: float, dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
+    """[0, 1] floats → integers of the volume, rounded half to even, clamped to the dtype."""
+    info = np.iinfo(dtype)
+    scaled = np.rint(image.astype(np.float64) * (high - low) + low)
+    return np.clip(scaled, info.min, info.max).astype(dtype)
+
+
+def to_unit(image: NDArray[np.generic], low: float, high: float) -> F32:
+    """Integers of the volume → [0, 1] floats, clipped to the intensity window."""
+    scaled = (image.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+    return np.clip(scaled, 0, 1).astype(np.float32)

@@ -1,0 +1,109 @@
+"""Ledger: one record per finished slab. That the record exists is what "done" means, so it is written last.
+
+records/ab/ab12….json     current or future: the slab of this content id is finished
+records/retiring/         superseded by another plan; its chunks are being erased
+records/retired/          history: superseded, its chunks erased. Nothing is ever deleted
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UnfitError
+
+SCHEMA = "zmend-record/1"
+
+
+class Ledger:
+    """The records of one store, on a file system with atomic link and rename."""
+
+    def __init__(self, out: str) -> None:
+        self.folder = Path(out) / "zmend" / "records"
+
+    def path(self, slab_id: str) -> Path:
+        """Where the record of a slab lies, fanned out so that no folder grows too wide."""
+        return self.folder / slab_id[:2] / f"{slab_id}.json"
+
+    def has(self, slab_id: str) -> bool:
+        """Whether the slab is finished."""
+        return self.path(slab_id).exists()
+
+    def get(self, slab_id: str) -> dict[str, Any]:
+        """The record. Raises FileNotFoundError."""
+        record: dict[str, Any] = json.loads(self.path(slab_id).read_text())
+        return record
+
+    def ids(self) -> set[str]:
+        """Ids of all records that are not retired."""
+        return {p.stem for p in self.folder.glob("??/*.json")}
+
+    def commit(self, record: dict[str, Any]) -> bool:
+        """Create the record durably, unless it exists: then nothing happens and False is returned."""
+        final = self.path(record["slab"])
+        final.parent.mkdir(parents=True, exist_ok=True)
+        return create(final, json.dumps({"schema": SCHEMA, **record}, sort_keys=True))
+
+    def retire(self, slab_ids: set[str]) -> None:
+        """Take records out of force, before their chunks are erased. `finish_retiring` completes it."""
+        aside = self.folder / "retiring"
+        aside.mkdir(parents=True, exist_ok=True)
+        for slab_id in sorted(slab_ids):
+            self.path(slab_id).rename(aside / f"{slab_id}.json")
+
+    def retiring(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Records whose chunks must be erased still."""
+        for path in sorted((self.folder / "retiring").glob("*.json")):
+            yield path, json.loads(path.read_text())
+
+    def finish_retiring(self, path: Path, run: str) -> None:
+        """The chunks are gone: the record becomes history."""
+        history = self.folder / "retired"
+        history.mkdir(parents=True, exist_ok=True)
+        path.rename(history / f"{path.stem}.{run}.json")
+
+
+def create(path: Path, text: str) -> bool:
+    """Write a file that appears whole or not at all, survives a power cut, and never replaces another."""
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    with tmp.open("w") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+    try:
+        os.link(tmp, path)
+    except FileExistsError:
+        return False
+    except OSError as e:
+        raise UnfitError(
+            "the file system has no hard links",
+            where=str(path),
+            why=str(e),
+            do="put the output on a POSIX file system; `zmend doctor PATH` tests one",
+        ) from e
+    finally:
+        tmp.unlink()
+    _sync(path.parent)
+    return True
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file that replaces another at once."""
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    with tmp.open("w") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+    tmp.replace(path)
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

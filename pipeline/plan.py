@@ -1,0 +1,253 @@
+"""Plan: the ordered slabs of one job, by arithmetic alone, bound by hashes to everything that could change a voxel.
+
+A slab is one cell of a lateral grid over one run of flagged sections:
+
+        halo, context: read only            write boxes of two slabs never share a chunk of the overlay;
+      ┌───────────────────────────┐         their read boxes do overlap. No slab reads what another writes.
+      │   ┌───────────────────┐   │
+      │   │    write box      │   │         read = write, out to whole tiles, + halo (y, x), + context (z)
+      │   └───────────────────┘   │
+      └───────────────────────────┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pipeline.box import ZYX, Box
+from pipeline.flags import Flag, Flags
+from pipeline.recipe import digest
+from pipeline.restorer import Needs
+
+Fingerprint = Callable[[Box, Sequence[Flag]], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Slab:
+    """The unit of work. `id` names its whole content: inputs, flags, recipe, weights. Equal id, equal voxels."""
+
+    id: str
+    write: Box
+    read: Box
+
+    def row(self) -> list[Any]:
+        """A compact, JSON-ready form: [id, write start, write stop, read start, read stop]."""
+        return [self.id, self.write.start, self.write.stop, self.read.start, self.read.stop]
+
+    @staticmethod
+    def of(row: Sequence[Any]) -> Slab:
+        """The slab of a row."""
+        w0, w1, r0, r1 = (tuple(v) for v in row[1:])
+        return Slab(row[0], Box(w0, w1), Box(r0, r1))
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """What the cutting depends on."""
+
+    shape: ZYX
+    cell: ZYX  # (most sections of a slab, lateral edges of a slab)
+    needs: Needs
+
+    @property
+    def reach(self) -> tuple[int, int, int]:
+        """How far from a slab a flag can change what the slab does: the rest of a border tile, and the halo."""
+        lateral = self.needs.tile + self.needs.halo
+        return self.needs.max_gap - 1 + self.needs.context, lateral, lateral
+
+    def read_box(self, write: Box, chain: tuple[int, int]) -> Box:
+        """Whole tiles around the write box, the halo, and the context next to the chain of flagged sections."""
+        tile, halo, context = self.needs.tile, self.needs.halo, self.needs.context
+        wide = write.aligned((1, tile, tile)).grow(0, halo, halo)
+        deep = self.reach[0]  # a gap that runs further than this is not restorable, so need not be seen whole
+        z0 = max(chain[0] - context, write.start[0] - deep)
+        z1 = min(chain[1] + context, write.stop[0] + deep)
+        return wide.with_z(z0, z1) & Box.of(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A slab before it has a name: where, and the flags that its read box touches."""
+
+    write: Box
+    read: Box
+    flags: tuple[Flag, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job, ready to be reviewed and run. `hash` binds volume, flags, recipe, weights and every slab."""
+
+    header: dict[str, Any]
+    slabs: tuple[Slab, ...]
+    hash: str = field(default="")
+
+    def __post_init__(self) -> None:
+        bound = {k: self.header[k] for k in ("source", "flags", "recipe", "restorer", "recipe_digest")}
+        # Where the files lie is not what they are: a moved volume is the same plan.
+        strip = {k: {n: v for n, v in bound[k].items() if n not in ("uri", "path")} for k in ("source", "flags")}
+        object.__setattr__(self, "hash", digest({**bound, **strip, "slabs": [s.id for s in self.slabs]}))
+
+
+def cut(flags: Flags, geometry: Geometry) -> Iterator[Piece]:
+    """Yield the pieces of a job in (z, y, x) order. Lazy; memory grows with one run of flagged sections only."""
+    edge = (1, geometry.cell[1], geometry.cell[2])
+    whole = Box.of(geometry.shape)
+    for z0, z1 in flags.runs():
+        members = [f for f in flags.touching(whole.with_z(z0, z1)) if f.kind != "do_not_touch"]
+        for at in sorted(_cells(members, edge, geometry)):
+            lateral = Box((0, at[0], at[1]), (geometry.shape[0], at[0] + edge[1], at[1] + edge[2])) & whole
+            yield from _pieces(lateral, members, flags, geometry)
+
+
+def _cells(members: Iterable[Flag], edge: ZYX, geometry: Geometry) -> set[tuple[int, int]]:
+    """Lateral corners of the cells that hold flagged voxels."""
+    flat = {(f.box.start[1:], f.box.stop[1:]) for f in members}  # one look per distinct window, not per flag
+    return {(c.start[1], c.start[2]) for (y0, x0), (y1, x1) in flat for c in Box((0, y0, x0), (1, y1, x1)).cells(edge)}
+
+
+def _pieces(lateral: Box, members: list[Flag], flags: Flags, geometry: Geometry) -> Iterator[Piece]:
+    _, ry, rx = geometry.reach
+    near = [f for f in members if (f.box & lateral.grow(0, ry, rx)).size]
+    inside = sections(f for f in near if (f.box & lateral).size)
+    for chain in runs(sections(near)):
+        for z0, z1 in runs([z for z in inside if chain[0] <= z < chain[1]]):
+            for start in range(z0, z1, geometry.cell[0]):
+                write = lateral.with_z(start, min(z1, start + geometry.cell[0]))
+                read = geometry.read_box(write, chain)
+                yield Piece(write, read, flags.touching(read))
+
+
+def sections(flags: Iterable[Flag]) -> list[int]:
+    """The distinct sections of these flags, ascending."""
+    return sorted({z for f in flags for z in range(f.box.start[0], f.box.stop[0])})
+
+
+def runs(ascending: Sequence[int]) -> list[tuple[int, int]]:
+    """Maximal half-open runs of consecutive numbers."""
+    found: list[tuple[int, int]] = []
+    for z in ascending:
+        if found and found[-1][1] == z:
+            found[-1] = (found[-1][0], z + 1)
+        else:
+            found.append((z, z + 1))
+    return found
+
+
+def name(piece: Piece, key: str, inputs: str) -> Slab:
+    """Give a piece its content id: the key of the job, its boxes, the flags it sees and its inputs' fingerprint."""
+    seen = [
+        [(f.box & piece.read).start, (f.box & piece.read).stop, f.kind == "do_not_touch", f.whole, f.mask]
+        for f in piece.flags
+    ]
+    body = [key, piece.write.start, piece.write.stop, piece.read.start, piece.read.stop, seen, inputs]
+    return Slab(digest(body)[:32], piece.write, piece.read)
+
+
+def job_key(recipe_digest: str, needs: Needs, source: dict[str, Any]) -> str:
+    """What all slabs of a job share. The number of sections is left out: a volume that grows in z keeps its slabs."""
+    return digest([recipe_digest, asdict(needs), source["dtype"], source["shape"][1:], source["missing_chunks"]])
+
+
+def make(
+    *,
+    flags: Flags,
+    geometry: Geometry,
+    source: dict[str, Any],
+    flags_path: str,
+    recipe: dict[str, Any],
+    recipe_digest: str,
+    chunk: ZYX,
+    inputs: Fingerprint,
+) -> Plan:
+    """Cut, name and add up. `source` describes the volume; `chunk` is its chunk; `inputs` fingerprints a read box."""
+    key = job_key(recipe_digest, geometry.needs, source)
+    pieces = list(cut(flags, geometry))
+    slabs = tuple(name(p, key, inputs(p.read, p.flags)) for p in pieces)
+    header = {
+        "schema": "zmend-plan/1",
+        "source": source,
+        "flags": {"path": flags_path, "digest": flags.digest, "count": len(flags)},
+        "recipe": recipe,
+        "recipe_digest": recipe_digest,
+        "restorer": asdict(geometry.needs),
+        "slab_cell": geometry.cell,
+        "totals": totals(pieces, geometry, chunk, source["itemsize"]),
+        "not_restorable": not_restorable(flags, geometry),
+    }
+    return Plan(header, slabs)
+
+
+def totals(pieces: Iterable[Piece], geometry: Geometry, chunk: ZYX, itemsize: int) -> dict[str, int]:
+    """Slabs, flagged voxels (an upper bound where masks are used), bytes and peak memory of one worker."""
+    count = voxels = read = write = memory = 0
+    for p in pieces:
+        count += 1
+        flagged = _flagged_voxels(p)
+        voxels += flagged
+        read += (p.read.aligned(chunk) & Box.of(geometry.shape)).size * itemsize
+        write += flagged * (itemsize + 1)  # the restored voxel and its label
+        memory = max(memory, p.read.size * (itemsize + 3) + p.write.size * (itemsize + 2))
+    n = geometry.needs
+    batch = n.batch * (n.max_gap + 2 * n.context) * (n.tile + 2 * n.halo) ** 2 * 4 * 8
+    return {
+        "slabs": count,
+        "voxels": voxels,
+        "bytes_to_read": read,
+        "bytes_to_write": write,
+        "peak_memory_bytes": memory + batch if count else 0,
+    }
+
+
+def _flagged_voxels(piece: Piece) -> int:
+    mine = [f for f in piece.flags if f.kind != "do_not_touch" and (f.box & piece.write).size]
+    area = piece.write.size // piece.write.shape[0]
+    total = 0
+    for z in range(piece.write.start[0], piece.write.stop[0]):
+        layer = piece.write.with_z(z, z + 1)
+        total += min(area, sum((f.box & layer).size for f in mine))
+    return total
+
+
+def not_restorable(flags: Flags, geometry: Geometry) -> list[dict[str, Any]]:
+    """What cannot be restored, and why, as far as boxes tell (a mask may leave parts of such a run restorable)."""
+    found: list[dict[str, Any]] = []
+    for z0, z1 in flags.runs():
+        members = [f for f in flags.touching(Box.of(geometry.shape).with_z(z0, z1)) if f.kind != "do_not_touch"]
+        for flag, chain in _chains(members, geometry):
+            why = refusal(chain, geometry)
+            if why:
+                found.append(
+                    {"z": list(chain), "box": [flag.box.start[1:], flag.box.stop[1:]], "class": flag.kind, "why": why}
+                )
+    return _distinct(found)
+
+
+def _chains(members: list[Flag], geometry: Geometry) -> Iterator[tuple[Flag, tuple[int, int]]]:
+    """Each flag with the run of flagged sections that it is part of where it lies."""
+    _, ry, rx = geometry.reach
+    if all(f.whole for f in members):  # the ordinary case, and at petascale the only affordable one
+        yield from ((members[0], r) for r in runs(sections(members)))
+        return
+    for f in members:
+        near = sections(m for m in members if (m.box & f.box.grow(len(members) + 1, ry, rx)).size or m is f)
+        yield from ((f, r) for r in runs(near) if r[0] <= f.box.start[0] < r[1])
+
+
+def refusal(chain: tuple[int, int], geometry: Geometry) -> str:
+    """Why a run of sections cannot be restored, or nothing."""
+    needs, depth = geometry.needs, geometry.shape[0]
+    length = chain[1] - chain[0]
+    if length > needs.max_gap:
+        return f"{length} sections in a row; {needs.name} restores up to {needs.max_gap}"
+    open_sides = (chain[0] == 0) + (chain[1] == depth)
+    if open_sides == 2 or (open_sides and not needs.one_sided):
+        return "no clean section on " + ("either side" if open_sides == 2 else "one side: the volume ends here")
+    return ""
+
+
+def _distinct(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    seen: dict[str, dict[str, Any]] = {digest(f): f for f in found}
+    return list(seen.values())

@@ -1,0 +1,273 @@
+"""Slab: one unit of work from read to record. `compute` decides every voxel; `restore` writes what it decided.
+
+    read box + flags → tiles of the global grid → gaps in each tile → fixed-size batches → restorer
+    → seat in the section around → paste → whole chunks of the overlay, read back, hashed → record, last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import blend
+from pipeline.box import Box
+from pipeline.errors import QuarantineError
+from pipeline.flags import Flags, MaskReader, flagged
+from pipeline.ledger import Ledger
+from pipeline.plan import Geometry, Slab, refusal, runs
+from pipeline.recipe import Recipe
+from pipeline.restorer import Needs, Restorer
+from pipeline.volume import Volume
+
+U8, Mask, F32 = NDArray[np.uint8], NDArray[np.bool_], NDArray[np.float32]
+Voxels = NDArray[np.generic]
+ABSENT = "a neighbouring section has no chunk here in the source, so nothing vouches for its voxels"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all slabs of a run share. Opened once in each worker."""
+
+    source: Volume
+    overlay: Volume
+    labels: Volume
+    ledger: Ledger
+    flags: Flags
+    read_mask: MaskReader
+    restorer: Restorer
+    needs: Needs
+    recipe: Recipe
+    bound: dict[str, Any]  # digests that every record carries: plan, recipe, weights, flags
+    absent_is_unknown: bool = True
+    # One computation at a time in a process, so that reading and writing of other slabs overlap with it.
+    compute_lock: AbstractContextManager[Any] = field(default_factory=threading.Lock)
+
+    @property
+    def intensity(self) -> tuple[float, float]:
+        """The values that are 0 and 1 for the restorer."""
+        info = np.iinfo(self.source.dtype)
+        return self.recipe.intensity or (float(info.min), float(info.max))
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A run of sections with unknown voxels in one tile, between clean ones. Sections count from the volume's first."""
+
+    tile: Box  # the core, one cell of the global grid
+    targets: tuple[int, int]
+    window: tuple[int, int]  # targets and the clean sections used
+
+
+@dataclass
+class Result:
+    """Every voxel that a slab decides, before anything is written."""
+
+    sections: Voxels  # (z, y, x) of the write box: restored where labelled 1..3, else the source
+    labels: U8
+    inputs_sha256: str
+    left: list[dict[str, Any]] = field(default_factory=list)  # flagged voxels that could not be restored, and why
+    quarantined: str = ""
+
+
+def compute(slab: Slab, job: Job) -> Result:
+    """Decide every voxel of the write box. Reads only; depends on nothing but the job and the slab's read box."""
+    data = job.source.read(slab.read)
+    flag = flagged(job.flags.touching(slab.read), slab.read, job.read_mask)
+    absent = _absent(slab.read, job)
+    inside = slab.write.within(slab.read)
+    digest = hashlib.sha256(data.tobytes() + flag.tobytes() + np.packbits(absent).tobytes()).hexdigest()
+    result = Result(data[inside].copy(), np.zeros(slab.write.shape, np.uint8), digest)
+    # An absent chunk that nobody flagged stays as it is, but vouches for nothing.
+    scene = Scene(slab, data, flag, (flag > 0) | absent, absent)
+    try:
+        with job.compute_lock:
+            _restore_tiles(scene, job, result)
+    except QuarantineError as e:
+        result = Result(data[inside].copy(), np.zeros(slab.write.shape, np.uint8), digest, quarantined=f"{e.where}: {e.why}")
+        result.left = [_left(slab.write, int((flag[inside] > 0).sum()), f"quarantined: {e.why}")]
+    # Whatever was flagged and not restored is labelled so.
+    result.labels[(flag[inside] > 0) & (result.labels == blend.ORIGINAL)] = blend.LEFT
+    return result
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a slab sees: voxels, flags (0, 1 whole section, 2 region) and doubts, all of its read box."""
+
+    slab: Slab
+    data: Voxels
+    flag: U8
+    unknown: Mask
+    absent: Mask
+
+    def view(self, box: Box) -> tuple[slice, slice, slice]:
+        """Slices of the part of `box` that lies in the read box."""
+        return (box & self.slab.read).within(self.slab.read)
+
+
+def _absent(box: Box, job: Job) -> Mask:
+    mask = np.zeros(box.shape, bool)
+    if job.absent_is_unknown:
+        for hole in job.source.absent(box):
+            mask[(hole & box).within(box)] = True
+    return mask
+
+
+def _restore_tiles(scene: Scene, job: Job, result: Result) -> None:
+    groups: dict[tuple[int, int, int], list[Gap]] = defaultdict(list)
+    for gap in _gaps(scene, job, result):
+        before = gap.targets[0] - gap.window[0]
+        groups[before, gap.targets[1] - gap.targets[0], gap.window[1] - gap.targets[1]].append(gap)
+    for (before, length, _), gaps in sorted(groups.items()):
+        for i in range(0, len(gaps), job.recipe.batch):
+            batch = gaps[i : i + job.recipe.batch]
+            windows = [_window(g, scene, job) for g in batch]
+            made = job.restorer.restore(
+                np.stack([w for w, _ in windows]),  # (B, D, H, W)
+                np.stack([k for _, k in windows]),
+                (before, before + length),
+                np.array([_origin(g, job.needs) for g in batch], np.int64),
+            )
+            for gap, (window, known), prediction in zip(batch, windows, made, strict=True):
+                _paste(gap, scene, job, window, known, prediction, result)
+
+
+def _gaps(scene: Scene, job: Job, result: Result) -> Iterator[Gap]:
+    """The gaps of every tile that has flagged voxels in the write box; notes those that cannot be restored."""
+    write, needs = scene.slab.write, job.needs
+    geometry = Geometry(job.source.shape, (1, 1, 1), needs)
+    for tile in write.cells((write.stop[0], needs.tile, needs.tile)):
+        core = tile.with_z(write.start[0], write.stop[0]) & write
+        if not (scene.flag[scene.view(core)] > 0).any():
+            continue
+        padded = _padded(tile, needs).with_z(scene.slab.read.start[0], scene.slab.read.stop[0])
+        unknown = scene.unknown[scene.view(padded)].any(axis=(1, 2))  # (sections of the read box,)
+        clean = {scene.slab.read.start[0] + int(i) for i in np.flatnonzero(~unknown)}
+        for run in runs([scene.slab.read.start[0] + int(i) for i in np.flatnonzero(unknown)]):
+            mine = core.with_z(max(run[0], write.start[0]), min(run[1], write.stop[0]))
+            wanted = int((scene.flag[scene.view(mine)] > 0).sum()) if mine.size else 0
+            if not wanted:
+                continue
+            why = refusal(run, geometry)
+            if why:
+                doubtful = scene.absent[scene.view(padded.with_z(*run))].any()
+                result.left.append(_left(mine, wanted, ABSENT if doubtful else why))
+            else:
+                yield Gap(tile, run, _with_context(run, clean, needs.context, job.source.shape[0]))
+
+
+def _with_context(run: tuple[int, int], clean: set[int], context: int, depth: int) -> tuple[int, int]:
+    """As many clean sections on each side as there are without a break, up to `context`."""
+    first, last = run
+    while first - 1 in clean and run[0] - first < context and first > 0:
+        first -= 1
+    while last in clean and last - run[1] < context and last < depth:
+        last += 1
+    return first, last
+
+
+def _padded(tile: Box, needs: Needs) -> Box:
+    return tile.grow(0, needs.halo, needs.halo)
+
+
+def _origin(gap: Gap, needs: Needs) -> tuple[int, int, int]:
+    return gap.window[0], gap.tile.start[1] - needs.halo, gap.tile.start[2] - needs.halo
+
+
+def _window(gap: Gap, scene: Scene, job: Job) -> tuple[F32, Mask]:
+    """What the restorer sees of one gap: (D, H, W) voxels in [0, 1] and where they are known.
+
+    Beyond the edge of the volume the tissue is mirrored. Only what lies in the tile's own window is mirrored,
+    never what the slab happens to hold besides: so the result does not depend on how the volume is cut.
+    """
+    box = _padded(gap.tile, job.needs).with_z(*gap.window)
+    inner = box & Box.of(job.source.shape)
+    margin = [(a - b, d - c) for b, a, c, d in zip(box.start, inner.start, inner.stop, box.stop, strict=True)]
+    voxels = blend.to_unit(scene.data[scene.view(box)], *job.intensity)
+    known = ~scene.unknown[scene.view(box)]
+    known[: gap.targets[0] - gap.window[0]] = True  # clean by construction
+    known[gap.targets[1] - gap.window[0] :] = True
+    return np.pad(voxels, margin, mode="symmetric"), np.pad(known, margin, mode="symmetric")
+
+
+def _paste(gap: Gap, scene: Scene, job: Job, window: F32, known: Mask, prediction: F32, result: Result) -> None:
+    """Seat, check and cast the prediction, and put the tile's flagged voxels in their place."""
+    write = scene.slab.write
+    box = _padded(gap.tile, job.needs).with_z(*gap.window)
+    first = gap.targets[0] - gap.window[0]
+    for z in range(max(gap.targets[0], write.start[0]), min(gap.targets[1], write.stop[0])):
+        d = z - gap.window[0]
+        core = gap.tile.with_z(z, z + 1) & write
+        inside = core.within(box.with_z(z, z + 1))[1:]
+        wanted = scene.flag[scene.view(core)][0]
+        unknown = ~known[d]
+        seated, band = blend.seat(prediction[d], window[d], unknown, job.recipe.feather_px)
+        blend.check(seated[inside], wanted > 0, window[first - 1 if first else -1][inside], f"section {z}, tile {core}")
+        made = blend.to_dtype(seated[inside], *job.intensity, job.source.dtype)
+        label = np.where(wanted == 1, blend.SYNTHESISED, blend.REPAIRED).astype(np.uint8)
+        label[(wanted == 2) & band[inside]] = blend.FEATHER
+        here = core.within(write)
+        np.copyto(result.sections[here][0], made, where=wanted > 0)
+        np.copyto(result.labels[here][0], label, where=wanted > 0)
+
+
+def _left(box: Box, voxels: int, why: str) -> dict[str, Any]:
+    return {"z": [box.start[0], box.stop[0]], "box": [box.start[1:], box.stop[1:]], "voxels": voxels, "why": why}
+
+
+def chunks(slab: Slab, job: Job, result: Result) -> Iterator[tuple[Box, Voxels, U8]]:
+    """The overlay's chunks that hold labelled voxels: box, sections and labels. All others are not written."""
+    for cell in slab.write.cells(job.overlay.grain):
+        box = cell & slab.write
+        here = box.within(slab.write)
+        if result.labels[here].any():
+            yield box, result.sections[here], result.labels[here]
+
+
+def restore(slab: Slab, job: Job, *, run: str, on_step: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Compute, write, record. Returns the record; on_step is told read|write|record as each begins."""
+    began = time.perf_counter()
+    on_step("read")
+    result = compute(slab, job)
+    computed = time.perf_counter()
+    on_step("write")
+    written = [
+        (box, job.overlay.write(box, sections), job.labels.write(box, labels))
+        for box, sections, labels in chunks(slab, job, result)
+    ]
+    on_step("record")
+    counts = np.bincount(result.labels.ravel(), minlength=5)
+    record = {
+        **job.bound, "slab": slab.id, "status": "quarantined" if result.quarantined else "done", "run": run,
+        "write": [slab.write.start, slab.write.stop], "read": [slab.read.start, slab.read.stop],
+        "inputs_sha256": result.inputs_sha256, "voxels": {str(v): int(counts[v]) for v in range(1, 5)},
+        "left": _grouped(result.left), "quarantined": result.quarantined,
+        "chunks": [[b.start, b.stop, o.sha256, n.sha256] for b, o, n in written],
+        "bytes_read": slab.read.size * job.source.dtype.itemsize,
+        "bytes_written": sum(o.bytes + n.bytes for _, o, n in written),
+        "seconds": [round(computed - began, 3), round(time.perf_counter() - computed, 3)],
+    }
+    job.ledger.commit(record)
+    return record
+
+
+def _grouped(left: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One entry a run of sections and reason, rather than one a tile."""
+    groups: dict[tuple[int, int, str], dict[str, Any]] = {}
+    for part in left:
+        key = (*part["z"], part["why"])
+        whole = groups.setdefault(key, {**part, "voxels": 0})
+        (y0, x0), (y1, x1) = whole["box"]
+        (v0, u0), (v1, u1) = part["box"]
+        whole["box"] = [(min(y0, v0), min(x0, u0)), (max(y1, v1), max(x1, u1))]
+        whole["voxels"] += part["voxels"]
+    return list(groups.values())
