@@ -215,13 +215,13 @@ class _File:
         parts = [self.name, *([f"line {line}"] if line else []), *([f"column {column}"] if column else [])]
         return FlagError(what, where=", ".join(parts), why=why, do=do)
 
-    def span(self, axis: int, start: int, stop: int, line: int, column: str) -> tuple[int, int]:
+    def span(self, axis: int, start: int, stop: int, line: int, columns: Sequence[str] = ("", "")) -> tuple[int, int]:
         """Check that [start, stop) is a range of this axis of the volume."""
         extent, text = self.shape[axis], f"{'zyx'[axis]} {start}:{stop}"
+        column = columns[start >= 0]
         if start < 0 or stop < 0:
-            raise self.error(
-                line, f"{text} is negative", column, why="voxels are counted from 0", do=f"use 0 to {extent}"
-            )
+            why, do = "voxels are counted from 0", f"use 0 to {extent}"
+            raise self.error(line, f"{text} is negative", column, why=why, do=do)
         if start >= stop:
             why = "ranges are half-open: stop is the first one that is no longer meant"
             do = f"for {start} alone write {start},{start + 1}" if start == stop else f"swap them: {stop},{start}"
@@ -256,13 +256,17 @@ class _File:
 _NOT_NUMBERS = (
     (r"", "the cell is empty", "fill it in, or remove the line"),
     (
-        r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}|\d{1,2}[-/][A-Za-z]{3}.*|[A-Za-z]{3}-\d+",
+        r"[0-9]{1,4}([-/.])[0-9]{1,2}\1[0-9]{1,4}|[0-9]{1,2}[-/][A-Za-z]{3}.*|[A-Za-z]{3}-[0-9]+",
         "it looks like a date: spreadsheets turn ranges like 3-4 into dates",
         "format the column as plain numbers and export it again",
     ),
-    (r"[+-]?\d{1,3}([ ,_'\xa0\u202f]\d{3})+", "thousands separators are not understood", "write {digits}"),
+    (r"[+-]?[0-9]{1,3}([ ,_'\xa0\u202f][0-9]{3})+", "thousands separators are not understood", "write {digits}"),
     (r"[+-]?[0-9]{19,}", "no volume is this large", "check the export that wrote it"),
-    (r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", "voxels are counted in whole numbers", "round it, without a point"),
+    (
+        r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?",
+        "voxels are counted in whole numbers",
+        "round it, without a point",
+    ),
     (r"(?s:.*)", "it is text", "write digits only, such as 17; in a plain list one section or range 17:19 a line"),
 )
 
@@ -276,9 +280,8 @@ def _parse(text: str, file: _File, mask_shape: MaskShape | None) -> Flags:
         read, lines = _table_reader(number, first, file), lines[1:]
     flags = _each(read, lines)
     if not flags:
-        raise file.error(
-            number, "no flag in the file", why="no line follows the header", do="add one, such as 17,18,missing"
-        )
+        why, do = "no line follows the header", "add one, such as 17,18,missing"
+        raise file.error(number, "no flag in the file", why=why, do=do)
     _check_twice(flags, file)
     _check_overlap([f for f in flags if f.restorable and not f.mask], file)
     if mask_shape:
@@ -289,10 +292,8 @@ def _parse(text: str, file: _File, mask_shape: MaskShape | None) -> Flags:
 def _lines(text: str, file: _File) -> list[tuple[int, str]]:
     """Number and text of the lines that are neither blank nor comments; at least one."""
     if "\0" in text:
-        why = "a NUL byte: this is a binary file, or UTF-16"
-        raise file.error(
-            text[: text.index("\0")].count("\n") + 1, "this is not text", why=why, do="export it as CSV in UTF-8"
-        )
+        number, why = text[: text.index("\0")].count("\n") + 1, "a NUL byte: this is a binary file, or UTF-16"
+        raise file.error(number, "this is not text", why=why, do="export it as CSV in UTF-8")
     kept = []
     for number, line in enumerate(re.split(r"\r\n|\r|\n", text.removeprefix("\ufeff")), 1):
         if re.match(r"\s*#", line):
@@ -322,7 +323,7 @@ def _each(read: Callable[[int, str], Flag], lines: Sequence[tuple[int, str]]) ->
         except FlagError as error:
             wrong.append(error)
     if len(wrong) > 1:
-        wrong[0].why += f"; and {len(wrong) - 1} more lines are wrong"
+        wrong[0].why += f"; and {len(wrong) - 1} more {'line is' if len(wrong) == 2 else 'lines are'} wrong"
     if wrong:
         raise wrong[0]
     return flags
@@ -335,7 +336,7 @@ def _list_reader(number: int, first: str, file: _File) -> Callable[[int, str], F
 
     def read(number: int, line: str) -> Flag:
         ends = [file.number(part.strip(), number, "") for part in line.split(":", 1)]
-        start, stop = file.span(0, ends[0], ends[1] if len(ends) == 2 else ends[0] + 1, number, "")
+        start, stop = file.span(0, ends[0], ends[1] if len(ends) == 2 else ends[0] + 1, number)
         return Flag(Box.of(file.shape).with_z(start, stop), "missing", line=number)
 
     return read
@@ -369,15 +370,13 @@ def _header(number: int, line: str, file: _File) -> list[str]:
     for i, cell in enumerate(header):
         file.choice(cell, COLUMNS, "column", number)
         if cell in header[:i]:
-            raise file.error(
-                number, f"column {cell!r} stands there twice", why="one of them would win", do="remove one"
-            )
+            what, why = f"column {cell!r} stands there twice", "it is not clear which one holds"
+            raise file.error(number, what, why=why, do="remove one of them")
     for cell in COLUMNS[:3]:
         if cell not in header:
             why = f"z_start, z_stop and class are needed; there are {', '.join(header)}"
-            raise file.error(
-                number, f"column {cell!r} is missing", why=why, do=f"add {cell} to the header and to every line"
-            )
+            do = f"add {cell} to the header and to every line"
+            raise file.error(number, f"column {cell!r} is missing", why=why, do=do)
     return header
 
 
@@ -409,7 +408,7 @@ def _range(axis: int, number: int, cells: Mapping[str, str], file: _File) -> tup
         why, do = f"{given} is given without {absent}", f"give both, or neither for all of {'zyx'[axis]}"
         raise file.error(number, "half a box", absent, why=why, do=do)
     start, stop = (file.number(text, number, name) for text, name in zip(texts, names, strict=True))
-    return file.span(axis, start, stop, number, names[1])
+    return file.span(axis, start, stop, number, names)
 
 
 def _check_twice(flags: Sequence[Flag], file: _File) -> None:
@@ -463,17 +462,20 @@ def _check_masks(flags: Sequence[Flag], file: _File, mask_shape: MaskShape) -> N
             raise file.error(flag.line, error.what, "mask", why=f"{uri}: {error.why}", do=error.do) from error
         except (ZmendError, OSError, LookupError, ValueError) as error:
             do = "check the path: it is relative to the flags file, absolute, or a URL"
-            raise file.error(flag.line, "the mask cannot be opened", "mask", why=f"{uri}: {error}", do=do) from error
+            raise file.error(
+                flag.line, f"mask {_show(flag.mask)} cannot be opened", "mask", why=str(error), do=do
+            ) from error
 
 
 def _decode(file: _File) -> str:
     """The text of the file: UTF-8, with or without a byte order mark."""
     data = _bytes(file)
     if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        do = f"iconv -f UTF-16 -t UTF-8 {file.name} > utf8.csv"
-        raise file.error(
-            0, "the file is UTF-16", why="zmend reads UTF-8; spreadsheets call UTF-16 'Unicode text'", do=do
+        why, do = (
+            "zmend reads UTF-8; some spreadsheets export UTF-16",
+            f"iconv -f UTF-16 -t UTF-8 {file.name} > utf8.csv",
         )
+        raise file.error(0, "the file is UTF-16", why=why, do=do)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -486,12 +488,11 @@ def _bytes(file: _File) -> bytes:
     try:
         return Path(file.name).read_bytes()
     except IsADirectoryError:
-        do = "name a CSV file; a Zarr mask goes into the column `mask` of its line"
-        raise file.error(0, "the flags file is a folder", why="a file is read", do=do) from None
+        do = "name the file in it; a Zarr mask goes into the column `mask` of its line"
+        raise file.error(0, "the flags file is a folder", why="a CSV file is read", do=do) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise file.error(
-            0, "the flags file cannot be read", why=str(error), do="check the path `flags:` in zmend.yaml"
-        ) from error
+        do = "check the path `flags:` in zmend.yaml"
+        raise file.error(0, "the flags file cannot be read", why=str(error), do=do) from error
 
 
 def _resolve(mask: str, base: Path | None) -> str:
@@ -499,7 +500,7 @@ def _resolve(mask: str, base: Path | None) -> str:
 
 
 def _meet(one: Box, two: Box) -> bool:
-    # Spelt out, for neither box is empty here: 8 times as fast as (one & two).size, which counts over 10^7 pairs.
+    # Neither is empty here. Spelt out, as it is several times as fast as (one & two).size, and asked 10^7 times.
     (z0, y0, x0), (z1, y1, x1) = one.start, one.stop
     (c0, b0, a0), (c1, b1, a1) = two.start, two.stop
     return z0 < c1 and c0 < z1 and y0 < b1 and b0 < y1 and x0 < a1 and a0 < x1
