@@ -1,0 +1,288 @@
+"""Metadata documents as values: what OME-Zarr groups and Zarr arrays say about themselves. Dicts in, dicts out; no IO.
+
+Two halves. `Image` is the OME-NGFF part (0.4 in Zarr v2, 0.5 in Zarr v3): axes, levels, voxel sizes, documents of the
+output store. `Layout` is the array's own document: stored axes, chunks, shards, and the names of the chunk objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipeline.errors import VolumeError
+
+Json = dict[str, Any]
+Voxel = tuple[float, float, float]
+ZYX_NAMES = ("z", "y", "x")
+
+# UDUNITS-2 names that OME-NGFF allows, and the short forms that real stores carry. Nanometres in one unit.
+NANOMETRES = {
+    **dict.fromkeys(("picometer", "pm"), 1e-3),
+    **dict.fromkeys(("angstrom", "Å", "A"), 0.1),
+    **dict.fromkeys(("nanometer", "nanometre", "nm"), 1.0),
+    **dict.fromkeys(("micrometer", "micrometre", "micron", "um", "µm", "μm"), 1e3),
+    **dict.fromkeys(("millimeter", "millimetre", "mm"), 1e6),
+    **dict.fromkeys(("centimeter", "centimetre", "cm"), 1e7),
+    **dict.fromkeys(("meter", "metre", "m"), 1e9),
+}
+
+LABEL_CLASSES = {
+    1: ("section synthesised", (230, 80, 40, 255)),
+    2: ("region repaired", (240, 190, 40, 255)),
+    3: ("feather band", (60, 170, 220, 255)),
+    4: ("quarantined or not restorable, source kept", (150, 60, 200, 255)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One resolution of an image."""
+
+    path: str
+    scale: tuple[float, ...]  # per stored axis, in that axis' own unit, the image-wide transformation included
+    transformations: tuple[Json, ...]  # as the document has them, for copying
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An OME multiscale image: its first `multiscales` entry."""
+
+    version: str
+    axes: tuple[Json, ...]
+    levels: tuple[Level, ...]
+    transformations: tuple[Json, ...] = ()  # image-wide
+    name: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Axis names in stored order, lower case."""
+        return tuple(str(a["name"]).lower() for a in self.axes)
+
+    def voxel_nm(self, level: int) -> Voxel | None:
+        """(z, y, x) nanometres of one voxel; None where an axis has no length unit that is known."""
+        sizes = dict(zip(self.names, zip(self.levels[level].scale, self.axes, strict=True), strict=False))
+        units = [NANOMETRES.get(sizes[n][1].get("unit", "")) if n in sizes else None for n in ZYX_NAMES]
+        z, y, x = (None if u is None else sizes[n][0] * u for n, u in zip(ZYX_NAMES, units, strict=True))
+        return None if z is None or y is None or x is None else (z, y, x)
+
+    def listing(self) -> str:
+        """The levels with their voxel sizes, for error messages: `0 (path s0, 40 x 4 x 4 nm), 1 ...`."""
+        return ", ".join(f"{i} (path {v.path}, {nm_text(self.voxel_nm(i))})" for i, v in enumerate(self.levels))
+
+
+def nm_text(voxel_nm: Voxel | None) -> str:
+    """`40 x 4 x 4 nm (z, y, x)`, or that it is not known."""
+    return "voxel size unknown" if voxel_nm is None else " x ".join(f"{v:g}" for v in voxel_nm) + " nm zyx"
+
+
+def parse_image(attributes: Mapping[str, Any]) -> Image | None:
+    """The image that group attributes describe (0.4: `multiscales`; 0.5: `ome.multiscales`), or None.
+
+    Raises VolumeError where `multiscales` is there but not to be understood.
+    """
+    ome = attributes.get("ome", {})
+    entries = ome.get("multiscales") or attributes.get("multiscales")
+    if not entries:
+        return None
+    try:
+        return _image(entries[0], str(ome.get("version") or entries[0].get("version", "0.4")))
+    except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
+        raise VolumeError(
+            "the OME metadata cannot be understood",
+            why=f"multiscales[0] lacks or garbles {error}",
+            do="validate it with `ome-zarr-models validate`, or name the array inside the group and give voxel_nm",
+        ) from error
+
+
+def _image(entry: Json, version: str) -> Image:
+    default = [{"name": n} for n in "tczyx"]  # before 0.3 axes were not written, and always these five
+    axes = tuple({"name": a} if isinstance(a, str) else dict(a) for a in entry.get("axes", default))
+    wide = tuple(entry.get("coordinateTransformations", ()))
+    around = _scale(wide, len(axes))
+    levels = []
+    for dataset in entry["datasets"]:
+        own = tuple(dataset.get("coordinateTransformations", ()))
+        scale = tuple(a * b for a, b in zip(_scale(own, len(axes)), around, strict=True))
+        levels.append(Level(str(dataset["path"]).strip("/"), scale, own))
+    return Image(version, axes, tuple(levels), wide, str(entry.get("name", "")))
+
+
+def _scale(transformations: Sequence[Json], axes: int) -> tuple[float, ...]:
+    for t in transformations:
+        if t["type"] == "scale":
+            return tuple(float(v) for v in t["scale"])
+    return (1.0,) * axes
+
+
+def zyx_image(version: str, path: str, voxel_nm: Voxel | None, name: str = "") -> Image:
+    """A one-level image of a (z, y, x) array at `path`; without a voxel size its scale is 1 and it has no unit."""
+    unit = {} if voxel_nm is None else {"unit": "nanometer"}
+    axes = tuple({"name": n, "type": "space", **unit} for n in ZYX_NAMES)
+    scale = (1.0, 1.0, 1.0) if voxel_nm is None else voxel_nm
+    return Image(version, axes, (Level(path, scale, ({"type": "scale", "scale": list(scale)},)),), (), name)
+
+
+def image_from(image: Image, first: int, version: str) -> Image:
+    """The same image from level `first` on, as `version`, its levels renamed 0, 1, ...
+
+    A level without a scale gets one: 0.4 and 0.5 both demand it.
+    """
+    levels = []
+    for i, level in enumerate(image.levels[first:]):
+        written = level.transformations or ({"type": "scale", "scale": list(level.scale)},)
+        levels.append(Level(str(i), level.scale, written))
+    return Image(version, tuple(map(_typed, image.axes)), tuple(levels), image.transformations, image.name)
+
+
+def _typed(axis: Json) -> Json:
+    kind = {"t": "time", "c": "channel"}.get(str(axis["name"]).lower(), "space")
+    return {"type": kind, **axis}
+
+
+def image_attributes(image: Image) -> Json:
+    """Group attributes that describe `image` in its own version."""
+    entry: Json = {"axes": list(image.axes), "datasets": [_dataset(v) for v in image.levels]}
+    entry |= {"name": image.name} if image.name else {}
+    entry |= {"coordinateTransformations": list(image.transformations)} if image.transformations else {}
+    return _wrapped(image.version, {"multiscales": [_versioned(image.version, entry)]})
+
+
+def label_attributes(image: Image) -> Json:
+    """Group attributes of the label image `synthetic`: the image's own, with a name and a colour for every class."""
+    about: Json = {
+        "colors": [{"label-value": v, "rgba": list(rgba)} for v, (_, rgba) in LABEL_CLASSES.items()],
+        "properties": [{"label-value": v, "class": text} for v, (text, _) in LABEL_CLASSES.items()],
+        "source": {"image": "../../"},
+    }
+    made = image_attributes(image)
+    inner = made.get("ome", made)
+    inner["image-label"] = _versioned(image.version, about)
+    return made
+
+
+def labels_attributes(version: str, names: Sequence[str]) -> Json:
+    """Attributes of the group `labels`, which lists its label images."""
+    return _wrapped(version, {"labels": list(names)})
+
+
+def _dataset(level: Level) -> Json:
+    return {"path": level.path, "coordinateTransformations": list(level.transformations)}
+
+
+def _versioned(version: str, entry: Json) -> Json:
+    return {"version": version, **entry} if version == "0.4" else entry  # 0.5 says it once, beside multiscales
+
+
+def _wrapped(version: str, attributes: Json) -> Json:
+    return attributes if version == "0.4" else {"ome": {"version": version, **attributes}}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How an array lies in its store. Tuples are in stored axis order, which `dims` names."""
+
+    zarr_format: Literal[2, 3]
+    shape: tuple[int, ...]
+    dims: tuple[str, ...]
+    dtype: str  # uint8 | uint16
+    chunks: tuple[int, ...]  # what is decoded at a time (inner chunks of a sharded array)
+    grain: tuple[int, ...]  # what one object holds: the shard, else the chunk
+    prefix: str
+    separator: str
+    fill_value: int
+    index_at: str | None  # where a shard keeps its index: start | end; None: not sharded
+    index_crc: bool  # whether 4 bytes of crc32c follow that index
+
+    def key(self, index: Sequence[int]) -> str:
+        """Name of the object that holds grain cell `index` (stored order)."""
+        return self.prefix + self.separator.join(map(str, index))
+
+    def index(self, key: str) -> tuple[int, ...] | None:
+        """The grain cell that object `key` holds, or None where it is no chunk of this array."""
+        parts = key.removeprefix(self.prefix).split(self.separator) if key.startswith(self.prefix) else []
+        if len(parts) != len(self.shape) or not all(p.isascii() and p.isdigit() for p in parts):
+            return None
+        index = tuple(map(int, parts))
+        inside = all(i * g < s for i, g, s in zip(index, self.grain, self.shape, strict=True))
+        return index if inside and self.key(index) == key else None
+
+
+DTYPES = {"uint8": "uint8", "uint16": "uint16", "|u1": "uint8", "<u1": "uint8", "<u2": "uint16", ">u2": "uint16"}
+
+
+def parse_layout(doc: Json, attributes: Mapping[str, Any], names: Sequence[str] | None) -> Layout:
+    """What an array document (`zarr.json` or `.zarray`) says; `names` are axis names from an OME group above it.
+
+    Raises VolumeError: a data type other than uint8 and uint16, axes that are not z, y, x and length-1 others,
+    a chunk grid or a sharding that is not supported.
+    """
+    three = doc["zarr_format"] == 3
+    shape = tuple(map(int, doc["shape"]))
+    own = doc.get("dimension_names") if three else attributes.get("_ARRAY_DIMENSIONS")
+    dims = _dims(shape, names or own)
+    stored = doc["data_type" if three else "dtype"]
+    if not isinstance(stored, str) or stored not in DTYPES:
+        raise VolumeError(
+            f"voxels of type {stored} are not supported",
+            why="zmend restores grey values of microscopes: uint8 or uint16",
+            do="convert the volume, or name the image array and not a segmentation or a probability map",
+        )
+    parts = _v3_parts(doc) if three else _v2_parts(doc)
+    return Layout(doc["zarr_format"], shape, dims, DTYPES[stored], fill_value=int(doc.get("fill_value") or 0), **parts)
+
+
+def _dims(shape: tuple[int, ...], names: Sequence[str | None] | None) -> tuple[str, ...]:
+    if names is None or all(n is None for n in names):
+        names = ZYX_NAMES if len(shape) == 3 else ()
+    dims = tuple(str(n).lower() for n in names)
+    said = f"axes {', '.join(dims) or '(unnamed)'} of shape {shape}"
+    if len(dims) != len(shape) or not set(ZYX_NAMES) <= set(dims) or len(set(dims)) != len(dims):
+        raise VolumeError(
+            f"cannot tell z, y and x apart in {said}",
+            why="axes are found by name (OME axes, dimension_names, _ARRAY_DIMENSIONS); only 3-D arrays may go unnamed",
+            do="name the axes z, y, x (and t or c of length 1) in the metadata",
+        )
+    if long := [d for d, n in zip(dims, shape, strict=True) if d not in ZYX_NAMES and n != 1]:
+        raise VolumeError(
+            f"axis {long[0]} is longer than 1 in {said}",
+            why="zmend restores one grey-value volume at a time",
+            do=f"write one {long[0]} of the volume to an array of its own, and name that",
+        )
+    return dims
+
+
+def _v2_parts(doc: Json) -> Json:
+    chunks, separator = tuple(doc["chunks"]), doc.get("dimension_separator", ".")
+    shared = {"chunks": chunks, "grain": chunks, "prefix": "", "separator": separator}
+    return {**shared, "index_at": None, "index_crc": False}
+
+
+def _v3_parts(doc: Json) -> Json:
+    grid, encoding = doc["chunk_grid"], doc.get("chunk_key_encoding", {"name": "default"})
+    if grid["name"] != "regular":
+        raise VolumeError(
+            f"chunk grid {grid['name']!r} is not supported", do="rewrite the volume with chunks of one shape"
+        )
+    grain = tuple(grid["configuration"]["chunk_shape"])
+    default = encoding["name"] == "default"
+    separator = encoding.get("configuration", {}).get("separator", "/" if default else ".")
+    prefix = f"c{separator}" if default else ""
+    return {"grain": grain, "prefix": prefix, "separator": separator, **_shards(doc, grain)}
+
+
+def _shards(doc: Json, grain: tuple[int, ...]) -> Json:
+    sharding = [c for c in doc["codecs"] if c["name"] == "sharding_indexed"]
+    if not sharding:
+        return {"chunks": grain, "index_at": None, "index_crc": False}
+    own = sharding[0]["configuration"]
+    index = [c["name"] for c in own.get("index_codecs", [{"name": "bytes"}, {"name": "crc32c"}])]
+    if len(doc["codecs"]) != 1 or index not in (["bytes"], ["bytes", "crc32c"]):
+        raise VolumeError(
+            "this kind of sharding is not supported",
+            why="the shard's index, which tells absent chunks from black tissue, can be read only where sharding is the"
+            " one outer codec and the index is plain or crc32c",
+            do="rewrite the volume with the default sharding of zarr",
+        )
+    at = own.get("index_location", "end")
+    return {"chunks": tuple(own["chunk_shape"]), "index_at": at, "index_crc": "crc32c" in index}

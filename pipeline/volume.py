@@ -1,0 +1,718 @@
+"""Volume: one Zarr array with axes and voxel size, read in any box and written in whole chunks only.
+
+The only module that imports zarr. `Files` is the folder of objects that an array is made of, local or behind a URL.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, NoReturn
+from uuid import uuid4
+
+import fsspec
+import numpy as np
+import zarr
+from google_crc32c import value as crc32c  # zarr depends on it for the same job
+from numcodecs import Zstd  # type: ignore[import-untyped]
+from numpy.typing import DTypeLike, NDArray
+from zarr.abc.store import ByteRequest, Store
+from zarr.codecs import ZstdCodec
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import FsspecStore, LocalStore, WrapperStore
+
+from pipeline.box import ZYX, Box
+from pipeline.errors import MisalignedWriteError, VolumeError
+from pipeline.ome import ZYX_NAMES, Image, Json, Layout, Voxel, nm_text, parse_image, parse_layout
+
+Voxels = NDArray[Any]  # uint8 or uint16, (z, y, x)
+METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
+PROBES = 16  # requests in flight when objects of a remote store are looked up one by one
+DAMAGE = (gzip.BadGzipFile,)  # an OSError that is no trouble with the disk or the network
+NOWHERE = 2**64 - 1  # what the index of a shard says of an inner chunk that is not there
+
+
+class Stored(NamedTuple):
+    """What is known of an object without reading it."""
+
+    key: str
+    size: int  # bytes
+    mtime_ns: int  # 0: the store does not say
+    etag: str  # "": the store does not say
+
+
+class Files:
+    """The objects under one folder. Keys are relative to it, with slashes. Threads may share it.
+
+    Every method raises OSError for what may pass (disk, network) and VolumeError where a server refuses for good.
+    """
+
+    def __init__(self, uri: str) -> None:
+        local = "://" not in uri or uri.startswith("file://")
+        self.uri = str(Path(uri.removeprefix("file://")).expanduser().absolute()) if local else uri.rstrip("/")
+        self.local = Path(self.uri) if local else None
+        self.web = self.uri.startswith(("http://", "https://"))
+        self._fs: Any = None
+        self._root = self.uri
+        if not local:
+            self._fs, self._root = _filesystem(self.uri)
+
+    def __truediv__(self, path: str) -> Files:
+        return Files(f"{self.uri}/{path}") if path else self
+
+    def _at(self, key: str) -> str:
+        return f"{self._root}/{key}" if key else self._root
+
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes | None:
+        """Bytes [start, stop) of an object, or None where there is none."""
+        try:
+            if self._fs is None:
+                with Path(self._at(key)).open("rb") as file:
+                    file.seek(start)
+                    return file.read() if stop is None else file.read(stop - start)
+            return bytes(self._fs.cat_file(self._at(key), start=start, end=stop))
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return None
+        except Exception as error:
+            raise web_error(error, self._at(key)) from error
+
+    def stat(self, key: str) -> Stored | None:
+        """Size and age of an object, or None where there is none."""
+        try:
+            if self._fs is None:
+                found = os.stat(self._at(key))  # noqa: PTH116  (a Path costs more than the system call)
+                return Stored(key, found.st_size, found.st_mtime_ns, "")
+            return _stored(key, self._fs.info(self._at(key)))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            # fsspec calls any failure of a web server "not found": a dead server must not look like absent chunks.
+            if self.web and getattr(error.__cause__, "status", None) not in (404, 410):
+                raise OSError(f"no answer for {self._at(key)}: {error.__cause__!r}") from error
+            return None
+        except Exception as error:
+            raise web_error(error, self._at(key)) from error
+
+    def stats(self, keys: Sequence[str]) -> list[Stored | None]:
+        """`stat` of many objects, in order."""
+        if self._fs is None or len(keys) < 2:
+            return [self.stat(k) for k in keys]
+        with ThreadPoolExecutor(PROBES) as pool:
+            return list(pool.map(self.stat, keys))
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write an object: whole and durable, or not at all."""
+        if self._fs is not None:
+            self._fs.pipe_file(self._at(key), data)
+            return
+        path = Path(self._at(key))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid4().hex}.partial")
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def sync(self, keys: Iterable[str]) -> None:
+        """Make objects that are written survive a power cut. An object store does that by itself."""
+        if self.local is None:
+            return
+        paths = [self.local / k for k in keys]
+        folders = {f for p in paths for f in p.parents if f.is_relative_to(self.local)}
+        for path in (*paths, *sorted(folders, reverse=True)):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+    def delete(self, key: str) -> None:
+        """Remove an object; nothing happens where there is none."""
+        if self._fs is None:
+            Path(self._at(key)).unlink(missing_ok=True)
+        elif self.stat(key) is not None:
+            self._fs.rm_file(self._at(key))
+
+    def names(self) -> list[str] | None:
+        """What lies directly in the folder; None: no such folder, or a store that cannot list."""
+        if self._fs is None:
+            return sorted(p.name for p in Path(self._root).iterdir()) if Path(self._root).is_dir() else None
+        try:
+            found = [] if self.web else self._fs.ls(self._root, detail=False)
+            return sorted(str(p).rsplit("/", 1)[-1] for p in found) or None
+        except FileNotFoundError:
+            return None
+
+    def walk(self) -> Iterator[Stored]:
+        """Every object below, in one order always. Not for the web: it cannot list."""
+        if self._fs is None:
+            yield from _scan(self._root, "")
+            return
+        for path, info in sorted(self._fs.find(self._root, detail=True).items()):
+            yield _stored(str(path)[len(self._root) :].strip("/"), info)
+
+    def zarr(self, *, writable: bool) -> Store:
+        """The same folder as zarr knows it."""
+        if self.local is not None:
+            return LocalStore(self.local, read_only=not writable)
+        return FsspecStore.from_url(self.uri, storage_options={"use_listings_cache": False}, read_only=not writable)
+
+
+def _filesystem(uri: str) -> tuple[Any, str]:
+    try:
+        fs, root = fsspec.url_to_fs(uri, use_listings_cache=False)
+    except ImportError as error:
+        raise VolumeError(
+            "this machine cannot open such addresses",
+            where=uri,
+            why=str(error),
+            do='pip install "zmend[remote]" (http, s3), or the fsspec package of that store',
+        ) from error
+    except ValueError as error:
+        raise VolumeError("this kind of address is not known", where=uri, why=str(error), do="check it") from error
+    return fs, str(root).rstrip("/")
+
+
+def _scan(root: str, below: str) -> Iterator[Stored]:
+    with os.scandir(f"{root}/{below}") as entries:
+        found = sorted(entries, key=lambda e: e.name)
+    for entry in found:
+        if entry.is_dir():
+            yield from _scan(root, f"{below}{entry.name}/")
+        else:
+            stat = entry.stat()
+            yield Stored(below + entry.name, stat.st_size, stat.st_mtime_ns, "")
+
+
+def _stored(key: str, info: dict[str, Any]) -> Stored:
+    when = next((info[k] for k in ("LastModified", "mtime", "modified", "created", "Last-Modified") if info.get(k)), 0)
+    when = parsedate_to_datetime(when) if isinstance(when, str) else when
+    seconds = when.timestamp() if isinstance(when, datetime) else float(when)
+    return Stored(key, int(info.get("size") or 0), round(seconds * 1e9), str(info.get("ETag", "")))
+
+
+def web_error(error: Exception, where: str) -> Exception:
+    """The error itself, or what an HTTP error means: refused for good (VolumeError), or worth another try (OSError)."""
+    if isinstance(error, OSError) or not type(error).__module__.startswith("aiohttp"):
+        return error
+    status = getattr(error, "status", 0)
+    if 400 <= status < 500 and status not in (408, 429):
+        return VolumeError(f"the server refuses: HTTP {status}", where=where, do="check the address and your rights")
+    return OSError(f"{where}: {error!r}")
+
+
+class _Counted(WrapperStore[Store]):
+    """Counts the bytes that zarr moves. All its coroutines run on zarr's one loop thread: no lock is needed."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.read, self.written = 0, 0
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        found = await super().get(key, prototype, byte_range)
+        self.read += 0 if found is None else len(found)
+        return found
+
+    async def set(self, key: str, value: Buffer) -> None:
+        await super().set(key, value)
+        self.written += len(value)
+
+
+class _Blind(_Counted):
+    """What zarr writes through. Only whole chunks are written, so what was there before must never matter;
+    zarr 3.1 would read the old shard first, for nothing, and could not replace a damaged one."""
+
+    blind = False  # until the metadata is read
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        return None if self.blind else await super().get(key, prototype, byte_range)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One write, verified by reading it back."""
+
+    bytes: int  # of the chunk objects in the store
+    sha256: str  # of the voxels as read back: C order, little-endian
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """An array that was found, and the image that it is a level of."""
+
+    files: Files
+    doc: Json
+    attributes: Json
+    image: Image | None = None
+    group: Files | None = None
+    level: int = 0
+
+    @property
+    def voxel_nm(self) -> Voxel | None:
+        if self.image is not None:
+            return self.image.voxel_nm(self.level)
+        said = self.attributes.get("zmend", {}).get("voxel_nm")
+        return None if said is None else (float(said[0]), float(said[1]), float(said[2]))
+
+
+class Volume:
+    """One array of grey values. Boxes, shapes and arrays are (z, y, x), whatever the order in the store.
+
+    Threads may share a Volume: reads anywhere, writes to different chunks. A pickle carries the address only.
+    A read or write that fails for a reason that may pass (disk, network) raises OSError; all else VolumeError.
+    """
+
+    uri: str  # of the array, or of the group if it was opened by its group
+    level: int  # which level of its image this is; 0 for an array alone
+    shape: ZYX
+    dtype: np.dtype[Any]  # uint8 or uint16
+    chunks: ZYX  # what is decoded at a time
+    grain: ZYX  # what one writer owns: the shard of a sharded array, else the chunk
+    voxel_nm: Voxel | None
+    zarr_format: Literal[2, 3]
+    fill_value: int
+
+    @classmethod
+    def open(
+        cls, uri: str | Path, *, level: int = 0, voxel_nm: Sequence[float] | None = None, writable: bool = False
+    ) -> Volume:
+        """Open a level of an OME-Zarr image (0.4, 0.5), an array inside one, or an array alone (Zarr v2, v3, sharded).
+
+        `uri` is a local path or an fsspec URL (http:// is read-only). `voxel_nm` (z, y, x) overrules the metadata.
+        Raises VolumeError: nothing there, no Zarr, no such level, axes or voxels of a kind that is not supported.
+        """
+        return cls(str(uri), level, voxel_nm, writable)
+
+    @classmethod
+    def create(
+        cls,
+        uri: str | Path,
+        *,
+        shape: ZYX,
+        dtype: DTypeLike,
+        chunks: ZYX,
+        shards: ZYX | None = None,
+        voxel_nm: Voxel | None = None,
+        zarr_format: Literal[2, 3] = 3,
+    ) -> Volume:
+        """Write the metadata of a new (z, y, x) array, all voxels absent, and open it to write.
+
+        Chunks are zstd level 1 with a checksum: zarr's default codecs do not notice a flipped bit.
+        Raises VolumeError where something is there already.
+        """
+        files = Files(str(uri))
+        if _node(files) is not None:
+            raise VolumeError("something is there already", where=files.uri, do="name another place, or remove it")
+        attributes: Json = {} if zarr_format == 3 else {"_ARRAY_DIMENSIONS": list(ZYX_NAMES)}
+        zarr.create_array(
+            files.zarr(writable=True),
+            shape=shape,
+            dtype=np.dtype(dtype),
+            chunks=chunks,
+            shards=shards,
+            compressors=ZstdCodec(level=1, checksum=True) if zarr_format == 3 else Zstd(level=1, checksum=True),
+            filters=None,
+            fill_value=0,
+            zarr_format=zarr_format,
+            chunk_key_encoding={"name": "default" if zarr_format == 3 else "v2", "separator": "/"},
+            dimension_names=ZYX_NAMES if zarr_format == 3 else None,
+            attributes=attributes | ({} if voxel_nm is None else {"zmend": {"voxel_nm": list(voxel_nm)}}),
+        )
+        return cls.open(files.uri, voxel_nm=voxel_nm, writable=True)
+
+    def __init__(self, uri: str, level: int, voxel_nm: Sequence[float] | None, writable: bool) -> None:
+        self._asked = (uri, level, None if voxel_nm is None else tuple(voxel_nm), writable)
+        place = _locate(Files(uri), level)
+        self._place, self.files, self.uri, self.level = place, place.files, Files(uri).uri, place.level
+        self.layout = _layout(place)
+        self.voxel_nm = place.voxel_nm if voxel_nm is None else _checked(voxel_nm)
+        self._order = [d for d in self.layout.dims if d not in ZYX_NAMES] + list(ZYX_NAMES)
+        self.shape, self.chunks, self.grain = map(self._zyx, (self.layout.shape, self.layout.chunks, self.layout.grain))
+        self.dtype, self.fill_value = np.dtype(self.layout.dtype), self.layout.fill_value
+        self.zarr_format, self.writable = self.layout.zarr_format, writable
+        if writable and self.files.web:
+            raise VolumeError("the web is read-only", where=self.uri, do="write to a local path or an object store")
+        self._counted, self._array = self._open(_Counted(self.files.zarr(writable=False)), "r")
+        if writable:
+            self._blind, self._writer = self._open(_Blind(self.files.zarr(writable=True)), "r+")
+            self._blind.blind = True
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Volume, self._asked
+
+    def __repr__(self) -> str:
+        return f"<Volume {self.uri} level {self.level} {self.shape} {self.dtype} {nm_text(self.voxel_nm)}>"
+
+    def _open(self, store: Any, mode: Literal["r", "r+"]) -> tuple[Any, Any]:
+        try:
+            array = zarr.open_array(store, mode=mode, zarr_format=self.layout.zarr_format)
+            # A black chunk is data and must not look absent. open_array(config=...) would ignore this, silently.
+            array = array.with_config({"write_empty_chunks": True})
+        except (ValueError, TypeError, KeyError) as error:
+            raise VolumeError("zarr cannot open the array", where=self.files.uri, why=str(error)) from error
+        store.read = 0  # metadata is not voxels
+        return store, array
+
+    # --- geometry: (z, y, x) here, stored axis order there
+
+    def _zyx(self, stored: Sequence[int]) -> ZYX:
+        z, y, x = (stored[self.layout.dims.index(n)] for n in ZYX_NAMES)
+        return z, y, x
+
+    def _stored(self, zyx: Sequence[int], other: int = 0) -> tuple[int, ...]:
+        named = dict(zip(ZYX_NAMES, zyx, strict=True))
+        return tuple(named.get(d, other) for d in self.layout.dims)
+
+    def _slices(self, box: Box) -> tuple[slice, ...]:
+        return tuple(map(slice, self._stored(box.start), self._stored(box.stop, 1)))
+
+    def cell(self, key: str) -> ZYX | None:
+        """The grain cell (z, y, x index) that object `key` holds, or None where it is no chunk of this array."""
+        index = self.layout.index(key)
+        return None if index is None else self._zyx(index)
+
+    def key(self, cell: ZYX) -> str:
+        """Name of the object that holds grain cell `cell` (z, y, x index), relative to `files`."""
+        return self.layout.key(self._stored(cell))
+
+    def box(self, cell: ZYX) -> Box:
+        """The voxels of a grain cell, cut to the volume."""
+        start = tuple(i * g for i, g in zip(cell, self.grain, strict=True))
+        return Box(start, tuple(s + g for s, g in zip(start, self.grain, strict=True))) & Box.of(self.shape)  # type: ignore[arg-type]
+
+    def _cells(self, box: Box) -> list[ZYX]:
+        return [_index(c, self.grain) for c in box.cells(self.grain)]
+
+    def _check_inside(self, box: Box) -> None:
+        if not box.size or box not in Box.of(self.shape):
+            raise VolumeError(
+                f"box {box} leaves the volume" if box.size else f"box {box} is empty",
+                where=self.uri,
+                why=f"the volume is {self.shape} (z, y, x); zarr would clip the box without a word",
+                do="check coordinates and level: are they of another level of the pyramid?",
+            )
+
+    # --- reading
+
+    def read(self, box: Box) -> Voxels:
+        """The voxels of a box: (z, y, x), C-contiguous. Absent chunks read as the fill value: see `absent`.
+
+        Raises VolumeError: the box leaves the volume, or a chunk cannot be decoded (it is named).
+        """
+        self._check_inside(box)
+        try:
+            return self._read(box)
+        except Exception as error:  # codecs and file systems raise whatever they like; all of it is passed on
+            self._failed(box, error)
+
+    def _read(self, box: Box) -> Voxels:
+        stored = np.asarray(self._array[self._slices(box)])
+        axes = [self.layout.dims.index(d) for d in self._order]
+        return np.ascontiguousarray(stored.transpose(axes).reshape(box.shape), dtype=self.dtype)
+
+    def _failed(self, box: Box, error: Exception) -> NoReturn:
+        error = web_error(error, self.files.uri)
+        if isinstance(error, (OSError, MemoryError, VolumeError)) and not isinstance(error, DAMAGE):
+            raise error
+        for chunk in box.cells(self.chunks):
+            try:
+                self._read(chunk & Box.of(self.shape))
+            except Exception as cause:
+                raise VolumeError(
+                    f"chunk {chunk & Box.of(self.shape)} cannot be decoded",
+                    where=f"{self.files.uri}/{self.key(_index(chunk, self.grain))}",
+                    why=f"the object is damaged or cut short ({type(cause).__name__}: {cause})",
+                    do="fetch or write this object again; a chunk of zmend's own is made again once it is deleted",
+                ) from cause
+        raise VolumeError(f"box {box} cannot be read", where=self.uri, why=repr(error)) from error
+
+    def absent(self, box: Box) -> tuple[Box, ...]:
+        """The chunks that touch a box and do not exist, cut to the volume: they read as fill value, not as tissue.
+
+        Inner chunks that an existing shard lacks count. Looks objects and shard indices up; decodes nothing.
+        """
+        self._check_inside(box)
+        cells = self._cells(box)
+        found = zip(cells, self.files.stats([self.key(c) for c in cells]), strict=True)
+        return tuple(sorted(chunk for c, stored in found for chunk in self._holes(c, stored, box)))
+
+    def _holes(self, cell: ZYX, stored: Stored | None, box: Box) -> Iterator[Box]:
+        if stored is not None and self.layout.index_at is None:
+            return
+        here = None if stored is None else self._shard_index(stored)
+        for chunk in (self.box(cell) & box).cells(self.chunks):
+            counts = tuple(g // c for g, c in zip(self.grain, self.chunks, strict=True))
+            inner = tuple(i % n for i, n in zip(_index(chunk, self.chunks), counts, strict=True))
+            if here is None or not here[self._stored(inner)]:
+                yield chunk & Box.of(self.shape)
+
+    def _shard_index(self, shard: Stored) -> NDArray[np.bool_]:
+        """Which inner chunks a shard has: stored axis order."""
+        counts = tuple(g // c for g, c in zip(self.layout.grain, self.layout.chunks, strict=True))
+        size, crc = 16 * math.prod(counts), 4 * self.layout.index_crc
+        raw = self._index_bytes(shard, size + crc)
+        if len(raw) != size + crc or (crc and crc32c(raw[:size]) != int.from_bytes(raw[size:], "little")):
+            raise VolumeError(
+                "the index of a shard is damaged or cut short",
+                where=f"{self.files.uri}/{shard.key}",
+                do="fetch or write this object again",
+            )
+        offsets = np.frombuffer(raw[:size], "<u8").reshape(*counts, 2)[..., 0]
+        return np.asarray(offsets != NOWHERE)
+
+    def _index_bytes(self, shard: Stored, size: int) -> bytes:
+        start = max(0, shard.size - size) if self.layout.index_at == "end" else 0
+        raw = self.files.read(shard.key, start, min(start + size, shard.size)) or b""
+        # A web server may ignore the range and send all of it.
+        return raw[start : start + size] if len(raw) > size else raw
+
+    def objects(self) -> Iterator[tuple[ZYX, Stored]]:
+        """Every chunk object (shard) that exists, with its grain cell, in one order always."""
+        if not self.files.web:
+            walked = ((self.cell(s.key), s) for s in self.files.walk())
+            yield from ((cell, s) for cell, s in walked if cell is not None)
+            return
+        for row in Box.of(self.shape).cells((self.grain[0], self.grain[1], self.shape[2])):
+            cells = self._cells(row & Box.of(self.shape))  # the web cannot list: ask for each
+            found = zip(cells, self.files.stats([self.key(c) for c in cells]), strict=True)
+            yield from ((cell, s) for cell, s in found if s is not None)
+
+    def inputs(self, box: Box) -> str:
+        """sha256 of names, sizes and ages (ETag where there is one) of the objects under a box; reads no data."""
+        self._check_inside(box)
+        keys = [self.key(c) for c in self._cells(box)]
+        return sha256([[k, list(s) if s else "absent"] for k, s in zip(keys, self.files.stats(keys), strict=True)])
+
+    def fingerprint(self) -> str:
+        """sha256 of what the volume is: shape, chunks, data type, codecs, axes, voxel size. Not of data or place."""
+        return sha256([self._about(self._place.doc), self.layout.dims, self.voxel_nm])
+
+    def identity(self) -> str:
+        """The fingerprint without the number of sections, which may grow."""
+        shape = [n if d != "z" else 0 for d, n in zip(self.layout.dims, self.layout.shape, strict=True)]
+        return sha256([self._about({**self._place.doc, "shape": shape}), self.layout.dims, self.voxel_nm])
+
+    @staticmethod
+    def _about(doc: Json) -> Json:
+        return {k: v for k, v in doc.items() if k not in ("attributes", "consolidated_metadata")}
+
+    @property
+    def image(self) -> Image | None:
+        """The OME image that this array is a level of."""
+        return self._place.image
+
+    def pyramid(self) -> tuple[Volume, ...]:
+        """This level and the coarser ones of its image, opened to read."""
+        if self.image is None or self._place.group is None:
+            return (self,)
+        coarser = range(self.level + 1, len(self.image.levels))
+        return (self, *(Volume.open(self._place.group.uri, level=i) for i in coarser))
+
+    # --- writing
+
+    def write(self, box: Box, data: Voxels) -> Written:
+        """Write whole chunks; read them back, compare, make them durable.
+
+        Raises MisalignedWriteError where the box covers part of a chunk (shard); VolumeError where data are not of the
+        box's shape and the volume's type, the volume is not writable, or other voxels come back.
+        """
+        self._check_write(box)
+        if data.dtype != self.dtype or data.shape != box.shape:
+            raise VolumeError(
+                f"data of {data.dtype} {data.shape} do not fit box {box} of {self.dtype} {box.shape}", where=self.uri
+            )
+        axes = [self._order.index(d) for d in self.layout.dims]
+        extra = (1,) * (len(axes) - 3)
+        self._writer[self._slices(box)] = data.reshape(extra + data.shape).transpose(axes)
+        back = self.read(box)
+        if not np.array_equal(back, data):
+            raise VolumeError(
+                f"other voxels came back from box {box} than were written",
+                where=self.uri,
+                why="something else writes to these chunks, or the disk or its driver is faulty",
+                do="let one process at a time write to a store; check the disk",
+            )
+        keys = [self.key(c) for c in self._cells(box)]
+        self.files.sync(keys)
+        return Written(sum(s.size for s in self.files.stats(keys) if s), voxels_sha256(back))
+
+    def erase(self, box: Box) -> None:
+        """Delete whole chunks: they are absent then. Raises as `write` does."""
+        self._check_write(box)
+        for cell in self._cells(box):
+            self.files.delete(self.key(cell))
+
+    def _check_write(self, box: Box) -> None:
+        self._check_inside(box)
+        if not self.writable:
+            raise VolumeError("the volume is open to be read only", where=self.uri, do="open it with writable=True")
+        if not box.aligned_in(self.grain, self.shape):
+            whole = box.aligned(self.grain) & Box.of(self.shape)
+            cut = next(c for c in map(self.box, self._cells(box)) if c not in box)
+            raise MisalignedWriteError(
+                f"a write to {box} covers part of chunk {cut}",
+                where=f"{self.uri}, chunks of one writer {self.grain}",
+                why="two writers on parts of one chunk lose each other's voxels, without an error (zarr-python#3682)",
+                do=f"write the whole chunks {whole}",
+            )
+
+    def resize(self, shape: ZYX) -> None:
+        """Give the volume more sections; metadata only. Raises VolumeError for any other change of shape."""
+        if shape[0] < self.shape[0] or shape[1:] != self.shape[1:] or not self.writable:
+            raise VolumeError(
+                f"cannot resize {self.shape} to {shape}",
+                where=self.uri,
+                why="a volume may only get more sections" if self.writable else "it is open to be read only",
+                do="make a new volume",
+            )
+        doc = {**self._place.doc, "shape": list(self._stored(shape, 1))}
+        self.files.put("zarr.json" if self.zarr_format == 3 else ".zarray", json.dumps(doc, indent=2).encode())
+        self.__init__(*self._asked)  # type: ignore[misc]
+
+    @property
+    def bytes_read(self) -> int:
+        """Stored bytes of chunks read through this object so far, those that `write` reads back included."""
+        return int(self._counted.read)
+
+    @property
+    def bytes_written(self) -> int:
+        """Stored bytes of chunks written through this object so far."""
+        return int(self._blind.written) if self.writable else 0
+
+
+# --- finding the array that an address means
+
+
+def _node(files: Files) -> tuple[Json, Json] | None:
+    """The metadata document of a group or array, and its attributes; None where there is neither."""
+    if (doc := _json(files, "zarr.json")) is not None:
+        return doc, doc.get("attributes", {})
+    doc = _json(files, ".zarray") or _json(files, ".zgroup")
+    return None if doc is None else (doc, _json(files, ".zattrs") or {})
+
+
+def _json(files: Files, key: str) -> Json | None:
+    raw = files.read(key)
+    if raw is None:
+        return None
+    try:
+        doc = json.loads(raw)
+        assert isinstance(doc, dict)
+        return doc
+    except (ValueError, AssertionError) as error:
+        where = f"{files.uri}/{key}"
+        raise VolumeError("metadata is not JSON", where=where, why=str(error), do="restore this file") from error
+
+
+def _locate(files: Files, level: int) -> _Place:
+    node = _node(files)
+    if node is None:
+        _not_zarr(files)
+    doc, attributes = node
+    if "shape" in doc:
+        return _in_image(_Place(files, doc, attributes), level)
+    image = parse_image(attributes)
+    if image is None:
+        _no_image(files)
+    if not 0 <= level < len(image.levels):
+        raise VolumeError(
+            f"there is no level {level}", where=files.uri, do=f"name one of the levels there are: {image.listing()}"
+        )
+    array = files / image.levels[level].path
+    found = _node(array)
+    if found is None or "shape" not in found[0]:
+        raise VolumeError(f"level {level} is not there", where=array.uri, why="the group lists it", do="fetch it again")
+    return _Place(array, *found, image, files, level)
+
+
+def _in_image(alone: _Place, level: int) -> _Place:
+    """The array again, as a level of the image that a group above it describes, if one does."""
+    place = next(filter(None, (_as_level(alone, up) for up in (1, 2, 3))), alone)
+    if level not in (0, place.level):
+        raise VolumeError(
+            f"level {level} of an array that has no levels",
+            where=alone.files.uri,
+            do="name the OME-Zarr group above the array, or leave level out",
+        )
+    return place
+
+
+def _as_level(alone: _Place, up: int) -> _Place | None:
+    parts = alone.files.uri.split("/")
+    above, path = "/".join(parts[:-up]), "/".join(parts[-up:])
+    if not above or above.endswith(("/", ":")):
+        return None
+    group = Files(above)
+    node = _node(group)
+    image = parse_image(node[1]) if node else None
+    paths = [v.path for v in image.levels] if image else []
+    return replace(alone, image=image, group=group, level=paths.index(path)) if path in paths else None
+
+
+def _layout(place: _Place) -> Layout:
+    try:
+        return parse_layout(place.doc, place.attributes, place.image.names if place.image else None)
+    except VolumeError as error:
+        error.where = error.where or place.files.uri
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        where = place.files.uri
+        raise VolumeError("the array's metadata cannot be understood", where=where, why=repr(error)) from error
+
+
+def _not_zarr(files: Files) -> NoReturn:
+    names = files.names()
+    if files.stat("") is not None and names is None and not files.web:
+        what, do = "this is a file, not a Zarr volume", "convert it to Zarr, for example with tifffile and zarr"
+    elif names is None:
+        what, do = "there is no Zarr volume here", "check the path"
+    elif not names:
+        what, do = "this folder is empty", "check the path"
+    else:
+        inner = [n for n in names if (files.local is None or (files.local / n).is_dir()) and _node(files / n)]
+        what = "this folder is not Zarr: it has neither zarr.json nor .zarray nor .zgroup"
+        do = f"name one of these inside it: {', '.join(inner)}" if inner else "check the path"
+    raise VolumeError(what, where=files.uri, do=do)
+
+
+def _no_image(files: Files) -> NoReturn:
+    nodes = {n: _node(files / n) for n in files.names() or ()}
+    inner = [f"{n} {node[0]['shape']}" for n, node in nodes.items() if node and "shape" in node[0]]
+    raise VolumeError(
+        "this group is not an OME-Zarr image: it has no multiscales",
+        where=files.uri,
+        do=f"name one of its arrays: {', '.join(inner)}" if inner else "name an array inside it",
+    )
+
+
+def _checked(voxel_nm: Sequence[float]) -> Voxel:
+    if len(voxel_nm) != 3 or not all(math.isfinite(v) and v > 0 for v in voxel_nm):
+        raise VolumeError(f"voxel_nm {voxel_nm} is not a voxel size", do="give three positive numbers: z, y, x in nm")
+    z, y, x = map(float, voxel_nm)
+    return z, y, x
+
+
+def _index(cell: Box, grid: ZYX) -> ZYX:
+    z, y, x = (a // g for a, g in zip(cell.start, grid, strict=True))
+    return z, y, x
+
+
+def sha256(value: object) -> str:
+    """Of a JSON-like value, canonically written."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def voxels_sha256(voxels: Voxels) -> str:
+    """Of voxels in C order, little-endian: what `Written.sha256` and records hold."""
+    return hashlib.sha256(np.ascontiguousarray(voxels, voxels.dtype.newbyteorder("<")).data).hexdigest()
