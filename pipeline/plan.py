@@ -148,7 +148,8 @@ def name(piece: Piece, key: str, inputs: str) -> Slab:
 
 def job_key(recipe_digest: str, needs: Needs, source: dict[str, Any]) -> str:
     """What all slabs of a job share. The number of sections is left out: a volume that grows in z keeps its slabs."""
-    return digest([recipe_digest, asdict(needs), source["dtype"], source["shape"][1:], source["missing_chunks"]])
+    declared = {k: v for k, v in asdict(needs).items() if k != "mpx_s"}
+    return digest([recipe_digest, declared, source["dtype"], source["shape"][1:], source["missing_chunks"]])
 
 
 def make(
@@ -181,7 +182,7 @@ def make(
 
 
 def totals(pieces: Iterable[Piece], geometry: Geometry, chunk: ZYX, itemsize: int) -> dict[str, int]:
-    """Slabs, flagged voxels (an upper bound where masks are used), bytes and peak memory of one worker."""
+    """Slabs, flagged voxels (an upper bound where masks are used), bytes, peak memory and seconds of one worker."""
     count = voxels = read = write = memory = 0
     for p in pieces:
         count += 1

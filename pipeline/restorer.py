@@ -39,6 +39,7 @@ class Needs:
     stride: int = 1  # tile and halo are multiples of it
     batch: int = 1  # tiles in one call
     one_sided: bool = False  # can restore with clean sections on one side only
+    mpx_s: float = 0.0  # megapixels that it restores in a second on an ordinary worker, for estimates; 0: not known
 
     @staticmethod
     def parse(answers: Mapping[str, object], name: str) -> Needs:

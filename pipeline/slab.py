@@ -1,7 +1,7 @@
 """Slab: one unit of work from read to record. `compute` decides every voxel; `restore` writes what it decided.
 
-    read box + flags → tiles of the global grid → gaps in each tile → fixed-size batches → restorer
-    → seat in the section around → paste → whole chunks of the overlay, read back, hashed → record, last
+read box + flags → tiles of the global grid → gaps in each tile → fixed-size batches → restorer
+→ seat in the section around → paste → whole chunks of the overlay, read back, hashed → record, last
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ def compute(slab: Slab, job: Job) -> Result:
         with job.compute_lock:
             _restore_tiles(scene, job, result)
     except QuarantineError as e:
-        result = Result(data[inside].copy(), np.zeros(slab.write.shape, np.uint8), digest, quarantined=f"{e.where}: {e.why}")
+        result = Result(
+            data[inside].copy(), np.zeros(slab.write.shape, np.uint8), digest, quarantined=f"{e.where}: {e.why}"
+        )
         result.left = [_left(slab.write, int((flag[inside] > 0).sum()), f"quarantined: {e.why}")]
     # Whatever was flagged and not restored is labelled so.
     result.labels[(flag[inside] > 0) & (result.labels == blend.ORIGINAL)] = blend.LEFT
@@ -247,10 +249,16 @@ def restore(slab: Slab, job: Job, *, run: str, on_step: Callable[[str], None] = 
     on_step("record")
     counts = np.bincount(result.labels.ravel(), minlength=5)
     record = {
-        **job.bound, "slab": slab.id, "status": "quarantined" if result.quarantined else "done", "run": run,
-        "write": [slab.write.start, slab.write.stop], "read": [slab.read.start, slab.read.stop],
-        "inputs_sha256": result.inputs_sha256, "voxels": {str(v): int(counts[v]) for v in range(1, 5)},
-        "left": _grouped(result.left), "quarantined": result.quarantined,
+        **job.bound,
+        "slab": slab.id,
+        "status": "quarantined" if result.quarantined else "done",
+        "run": run,
+        "write": [slab.write.start, slab.write.stop],
+        "read": [slab.read.start, slab.read.stop],
+        "inputs_sha256": result.inputs_sha256,
+        "voxels": {str(v): int(counts[v]) for v in range(1, 5)},
+        "left": _grouped(result.left),
+        "quarantined": result.quarantined,
         "chunks": [[b.start, b.stop, o.sha256, n.sha256] for b, o, n in written],
         "bytes_read": slab.read.size * job.source.dtype.itemsize,
         "bytes_written": sum(o.bytes + n.bytes for _, o, n in written),

@@ -1,0 +1,358 @@
+"""The command `zmend`. Only this module talks to people; everything heavy is imported inside a command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from pipeline.errors import Interrupted, UsageError, VerifyError, ZmendError
+
+EXIT_CODES = """\b
+Exit codes: 0 ok · 1 bug · 2 usage · 3 invalid config or input · 4 finished with quarantined slabs
+5 verification failed · 6 store locked by a live run · 7 environment not fit · 75 interrupted, resumable"""
+
+
+class _Verbs(click.Group):
+    """A group whose unknown verbs meet the nearest known one."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], self.commands, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else f" Verbs: {', '.join(self.commands)}."
+            raise click.UsageError(f"there is no verb '{args[0]}'.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=_Verbs, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+@click.option("-v", "verbose", count=True, help="-vv shows tracebacks.")
+@click.version_option(package_name="zmend", message="zmend %(version)s")
+@click.pass_context
+def cli(ctx: click.Context, verbose: int) -> None:
+    """Mend serial-section EM volumes: restore missing and damaged sections, with a record of every synthetic voxel.
+
+    \b
+    zmend demo                     see it work, on a small phantom
+    zmend plan zmend.yaml          what would be done, and what it costs
+    zmend run zmend.yaml           do it; run again to resume, or to do only what changed
+    zmend verify mended.zarr       prove it
+    """
+    ctx.obj = verbose
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else.")
+
+
+@cli.command()
+@click.argument("config", required=False)
+@click.option("--out", help="Where to write the plan file. Default: CONFIG with .plan.json for .yaml.")
+@click.option("--shape", help="Plan on paper: Z,Y,X of a volume that need not exist.")
+@click.option(
+    "--flagged",
+    type=click.FloatRange(0, 1),
+    default=0.02,
+    show_default=True,
+    help="Share of sections that are flagged, on paper.",
+)
+@click.option("--slab", type=int, default=8192, show_default=True, help="Lateral slab edge, px, on paper.")
+@click.option("--pace", type=float, default=60.0, show_default=True, help="Mpx restored a second by one GPU, on paper.")
+@as_json
+def plan(
+    config: str | None, out: str | None, shape: str | None, flagged: float, slab: int, pace: float, as_json: bool
+) -> None:
+    """Say what would be done and what it would cost. Writes a plan file, nothing else.
+
+    \b
+    zmend plan zmend.yaml
+    zmend plan --shape 25000,200000,200000 --flagged 0.02
+    \b
+    zmend.yaml:
+      volume: {path: raw.zarr, level: 0}
+      flags: flags.csv
+      output: {path: mended.zarr, mode: volume}
+      recipe: {restorer: diffusion, weights: default, steps: 4, seed: 7}
+      site: {kind: local, workers: 2}
+    """
+    if (config is None) == (shape is None):
+        raise UsageError("give a configuration or --shape, one of the two", do="zmend plan zmend.yaml")
+    from pipeline import show
+
+    if shape is not None:
+        from pipeline.paper import paper_plan
+
+        found = paper_plan(_shape(shape), flagged, slab, pace)
+        _say(found, as_json, show.paper)
+        return
+    assert config is not None
+    from pathlib import Path
+
+    from pipeline.job import dump, propose
+
+    made = propose(_config(config))
+    target = Path(out or Path(config).with_suffix(".plan.json"))
+    target.write_text(dump(made.plan))
+    _say({"plan": made.plan.hash, "file": str(target), **made.plan.header}, as_json, show.plan)
+
+
+@cli.command()
+@click.argument("config")
+@click.option("--plan", "reviewed", help="Refuse to run unless this reviewed plan file still holds.")
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would be done; do nothing.")
+@as_json
+def run(config: str, reviewed: str | None, dry_run: bool, as_json: bool) -> None:
+    """Restore what is flagged, merge, and record it. The same command resumes, and redoes only what changed.
+
+    \b
+    zmend run zmend.yaml
+    zmend run zmend.yaml --plan zmend.plan.json
+
+    Ctrl-C finishes the slabs in hand and stops (exit 75); a second Ctrl-C stops at once. Either can be resumed.
+    """
+    from pipeline import show
+    from pipeline.job import changes, propose, read_plan
+
+    made = propose(_config(config))
+    if reviewed:
+        before = read_plan(reviewed)
+        if before.hash != made.plan.hash:
+            from pipeline.errors import PlanChangedError
+
+            raise PlanChangedError(
+                "the plan no longer holds",
+                where=reviewed,
+                why="changed since: " + ", ".join(changes(before, made.plan)),
+                do=f"review it anew: zmend plan {config}",
+            )
+    if dry_run:
+        _say({"plan": made.plan.hash, "file": "", **made.plan.header}, as_json, show.plan)
+        return
+    from pipeline.run import Stop
+    from pipeline.run import run as run_it
+
+    stop = Stop()
+    with _interrupts(stop), show.Progress(quiet=as_json) as progress:
+        summary = run_it(made, on_event=progress, stop=stop)
+    _say(summary, as_json, show.summary)
+    if summary["quarantined"]:
+        raise SystemExit(4)
+
+
+@cli.command()
+@click.argument("store")
+@click.option(
+    "--clone",
+    type=click.Choice(["auto", "link", "copy"]),
+    default="auto",
+    show_default=True,
+    help="How untouched chunks get there.",
+)
+@as_json
+def merge(store: str, clone: str, as_json: bool) -> None:
+    """Blend a store's overlay back into the full volume. For stores made with `output: {mode: overlay}`.
+
+    \b
+    zmend merge mended.zarr
+    """
+    from pipeline import show
+    from pipeline.run import remerge
+
+    with show.Progress(quiet=as_json) as progress:
+        found = remerge(store, clone, progress)
+    _say(found, as_json, show.pairs)
+
+
+@cli.command()
+@click.argument("store")
+@as_json
+def status(store: str, as_json: bool) -> None:
+    """Say how far the run in a store has come.
+
+    \b
+    zmend status mended.zarr
+    """
+    from pipeline import show
+    from pipeline.run import status as look
+
+    _say(look(store), as_json, show.pairs)
+
+
+@cli.command()
+@click.argument("store")
+@click.option(
+    "--replay",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Compute this many slabs anew and compare bit for bit.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Which slabs are drawn for the replay.")
+@as_json
+def verify(store: str, replay: int, seed: int, as_json: bool) -> None:
+    """Prove that the store is what its records say, and that nothing outside the flags changed. Exit 5 if not.
+
+    \b
+    zmend verify mended.zarr
+    zmend verify mended.zarr --replay 3
+    """
+    from pipeline import show
+    from pipeline.verify import verify as check
+
+    found = check(store, replay=replay, seed=seed, on_check=(lambda _: None) if as_json else show.check)
+    _say(found, as_json, show.verdict)
+    if not found["ok"]:
+        failed = [c["name"] for c in found["checks"] if not c["ok"]]
+        raise VerifyError(
+            f"verification failed: {', '.join(failed)}",
+            where=store,
+            do="do not use this store; if chunks were lost or changed, delete their records and run again",
+        )
+
+
+@cli.command()
+@click.option("--out", default="demo-out", show_default=True, help="Folder for the volumes and the picture.")
+@click.option("--restorer", default="diffusion", show_default=True, help="diffusion, linear or nearest.")
+@as_json
+def demo(out: str, restorer: str, as_json: bool) -> None:
+    """Damage a small phantom, mend it, verify it, and compare with the truth that is known.
+
+    \b
+    zmend demo --out demo-out
+    """
+    from pipeline import show
+    from pipeline.demo import demo as run_demo
+
+    with show.Progress(quiet=as_json) as progress:
+        found = run_demo(out, restorer=restorer, on_event=progress)
+    _say(found, as_json, show.demo)
+    if not found["verified"]:
+        raise VerifyError(
+            "the demo's own store does not verify", where=out, do="please report this, with the output of zmend doctor"
+        )
+
+
+@cli.command()
+@click.argument("path", required=False, default=".")
+@as_json
+def doctor(path: str, as_json: bool) -> None:
+    """Check this machine and the file system at PATH: packages, weights, GPU, atomic link and rename, free space.
+
+    \b
+    zmend doctor /data/project
+    """
+    from pipeline import show
+    from pipeline.doctor import examine
+
+    found = examine(path)
+    _say(found, as_json, show.findings)
+    if not found["ok"]:
+        raise SystemExit(7)
+
+
+def _model_command(name: str, module: str, text: str) -> None:
+    settings = {"ignore_unknown_options": True, "help_option_names": []}
+
+    @cli.command(name, context_settings=settings, short_help=text.splitlines()[0], help=text)
+    @click.argument("args", nargs=-1, type=click.UNPROCESSED)
+    def command(args: tuple[str, ...]) -> None:
+        import importlib
+
+        try:
+            main = importlib.import_module(module).main  # by name: this package never imports the other
+        except ImportError as e:
+            from pipeline.errors import UnfitError
+
+            raise UnfitError(
+                f"{module} cannot be imported", why=str(e), do="install torch: pip install torch==2.13.0"
+            ) from e
+        raise SystemExit(main(list(args)))
+
+
+_model_command("train", "model.train", "Train a restorer on your own stacks (zmend train --help).")
+_model_command("evaluate", "model.evaluate", "Measure a restorer against truth and baselines (zmend evaluate --help).")
+
+
+def _config(path: str) -> Any:
+    from pipeline.config import load
+
+    return load(path)
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    try:
+        z, y, x = (int(v) for v in text.split(","))
+    except ValueError as e:
+        raise UsageError(f"--shape '{text}' is not three integers", do="for example --shape 25000,200000,200000") from e
+    if min(z, y, x) < 1:
+        raise UsageError(f"--shape '{text}' has an empty axis", do="for example --shape 25000,200000,200000")
+    return z, y, x
+
+
+def _say(document: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
+    if as_json:
+        click.echo(json.dumps(document, default=str))
+    else:
+        show(document)
+
+
+class _interrupts:
+    """First Ctrl-C (or SIGTERM): finish what is in hand. Second: stop at once."""
+
+    def __init__(self, stop: Any) -> None:
+        self.stop = stop
+
+    def __enter__(self) -> None:
+        import signal
+
+        self.before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def __exit__(self, *_: object) -> None:
+        import signal
+
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, *_: object) -> None:
+        if self.stop.requested:
+            raise KeyboardInterrupt
+        self.stop.requested = True
+        click.echo("\nstopping after the slabs in hand; once more to stop at once", err=True)
+
+
+def main() -> None:
+    """Entry point: turns every error into words on stderr and an exit code."""
+    verbose = sum(a.count("v") for a in sys.argv[1:] if a.startswith("-v") and set(a[1:]) == {"v"})
+    try:
+        cli(standalone_mode=False)
+    except ZmendError as e:
+        _fail(str(e), e.exit_code, verbose)
+    except click.exceptions.Abort:
+        _fail("interrupted\n  do:    run the same command again to go on", Interrupted.exit_code, verbose)
+    except KeyboardInterrupt:
+        _fail("interrupted\n  do:    run the same command again to go on", Interrupted.exit_code, verbose)
+    except click.ClickException as e:
+        e.show()
+        sys.exit(e.exit_code)
+    except Exception as e:
+        _fail(
+            f"{type(e).__name__}: {e}\n  why:   this is a bug in zmend\n  do:    run again with -vv and report what it prints",
+            1,
+            verbose,
+        )
+
+
+def _fail(text: str, code: int, verbose: int) -> None:
+    if verbose >= 2:
+        import traceback
+
+        traceback.print_exc()
+    click.echo(f"zmend: {text}", err=True)
+    sys.exit(code)

@@ -1,0 +1,281 @@
+"""Job: from a configuration to a plan, from a plan into the store, and from the store into a worker.
+
+A worker is told the store and the plan's hash, nothing else; all that it needs lies in the store:
+zmend/plans/<hash>.json and zmend/flags/<digest>.csv.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import flags as flag_file
+from pipeline.box import ZYX, Box
+from pipeline.config import Config, Site
+from pipeline.errors import ConfigError, PlanChangedError
+from pipeline.flags import Flag, Flags, mask_window
+from pipeline.ledger import Ledger, replace
+from pipeline.plan import Geometry, Plan, Slab, make
+from pipeline.recipe import Recipe, digest
+from pipeline.restorer import Needs, load
+from pipeline.slab import Job
+from pipeline.store import create_output, open_labels, open_overlay, overlay_grain, read_attrs
+from pipeline.volume import Volume
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A configuration that has been checked against the world: nothing is written yet."""
+
+    config: Config
+    source: Volume
+    flags: Flags
+    plan: Plan
+    grain: ZYX  # of the overlay
+
+
+def propose(config: Config) -> Proposal:
+    """Open, check and plan. Reads metadata and flags; writes nothing. Raises InputError."""
+    source = Volume.open(config.volume.path, level=config.volume.level, voxel_nm=config.volume.voxel_size_nm)
+    _check_intensity(config.recipe, source)
+    _, needs = load(config.recipe, source.voxel_nm)
+    flags = flag_file.load(config.flags, shape=source.shape, mask_shape=lambda uri: Volume.open(uri).shape)
+    grain = overlay_grain(config.output.path) or _grain(config, source)
+    geometry = Geometry(source.shape, slab_cell(config.site, grain, source.shape), needs)
+    plan = make(
+        flags=flags,
+        geometry=geometry,
+        source=describe(source, config),
+        flags_path=config.flags,
+        recipe=config.recipe.model_dump(mode="json"),
+        recipe_digest=config.recipe.digest(needs.digest, source.voxel_nm, source.level),
+        chunk=source.grain if source.chunks == source.grain else source.chunks,
+        inputs=lambda box, seen: fingerprint(source, box, seen),
+    )
+    return Proposal(config, source, flags, plan, grain)
+
+
+def describe(source: Volume, config: Config) -> dict[str, Any]:
+    """The source, as plans and records know it."""
+    return {
+        "uri": source.uri,
+        "level": source.level,
+        "shape": list(source.shape),
+        "dtype": source.dtype.name,
+        "itemsize": source.dtype.itemsize,
+        "voxel_nm": source.voxel_nm,
+        "fingerprint": source.fingerprint(),
+        "missing_chunks": config.volume.missing_chunks,
+    }
+
+
+def fingerprint(source: Volume, box: Box, flags: Sequence[Flag]) -> str:
+    """What is cheap to know of the inputs of a slab: sizes and times of the chunks and of the masks under it."""
+    masks = sorted({f.mask for f in flags if f.mask})
+    return digest([source.inputs(box), [_mask(m).inputs(_mask_box(m, source.shape, box)[0]) for m in masks]])
+
+
+def slab_cell(site: Site, grain: ZYX, shape: ZYX) -> ZYX:
+    """(sections, y, x) of one slab, whole chunks of the overlay. Raises ConfigError."""
+    if site.slab_px == "whole":
+        y, x = (-(-s // g) * g for s, g in zip(shape[1:], grain[1:], strict=True))
+        return site.slab_sections, y, x
+    if site.slab_px % grain[1] or site.slab_px % grain[2]:
+        raise ConfigError(
+            f"slab_px {site.slab_px} is not whole chunks of the overlay",
+            where="site.slab_px",
+            why=f"its chunks are {grain[1]} × {grain[2]} px, and a chunk must have one writer",
+            do=f"use a multiple of {grain[1]}, for example {-(-site.slab_px // grain[1]) * grain[1]}",
+        )
+    return site.slab_sections, site.slab_px, site.slab_px
+
+
+def _grain(config: Config, source: Volume) -> ZYX:
+    """The overlay's write grain for a store that is still to be made."""
+    out, edge = config.output, config.site.slab_px
+    if out.shard_px:
+        return 1, out.shard_px, out.shard_px
+    lateral = max(source.shape[1:])
+    px = min(out.chunk_px, lateral, edge if isinstance(edge, int) else lateral)
+    return 1, px, px
+
+
+def _check_intensity(recipe: Recipe, source: Volume) -> None:
+    if recipe.intensity is None:
+        return
+    low, high = recipe.intensity
+    info = np.iinfo(source.dtype)
+    if not info.min <= low < high <= info.max:
+        raise ConfigError(
+            f"the intensity window {low:g} to {high:g} is not one of {source.dtype.name}",
+            where="recipe.intensity",
+            why=f"its values lie between {info.min} and {info.max}",
+            do="give [black, white] with black < white, or leave it out",
+        )
+
+
+def install(proposal: Proposal) -> None:
+    """Make the store (or check the one that is there) and put the plan and the flags into it."""
+    config, source, plan = proposal.config, proposal.source, proposal.plan
+    shard = config.output.shard_px
+    create_output(
+        config.output.path,
+        source,
+        mode=config.output.mode,
+        chunk_yx=min(config.output.chunk_px, proposal.grain[1]),
+        shard_yx=shard,
+        extra={"mode": config.output.mode},
+    )
+    zmend = Path(config.output.path) / "zmend"
+    for folder in ("plans", "flags", "runs", "records"):
+        (zmend / folder).mkdir(parents=True, exist_ok=True)
+    rows = [_row(f) for f in proposal.flags]
+    replace(zmend / "flags" / f"{proposal.flags.digest}.csv", flag_file.dump(rows))
+    replace(plan_path(config.output.path, plan.hash), dump(plan))
+
+
+def plan_path(out: str, plan_hash: str) -> Path:
+    """Where the store keeps a plan."""
+    return Path(out) / "zmend" / "plans" / f"{plan_hash}.json"
+
+
+def dump(plan: Plan) -> str:
+    """The text of a plan file: JSON, one slab a line, so that people can read and compare two."""
+    head = json.dumps({"hash": plan.hash, **plan.header}, indent=1)
+    slabs = ",\n".join(json.dumps(s.row()) for s in plan.slabs)
+    return f'{head[:-2]},\n "slabs": [\n{slabs}\n]}}\n'
+
+
+def read_plan(path: str | Path) -> Plan:
+    """Read a plan file. Raises PlanChangedError if the file does not hash to what it says."""
+    try:
+        body = json.loads(Path(path).read_text())
+        said, slabs = body.pop("hash"), tuple(Slab.of(r) for r in body.pop("slabs"))
+        plan = Plan(body, slabs)
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise PlanChangedError(
+            "this is no plan",
+            where=str(path),
+            why=f"{type(e).__name__}: {e}",
+            do="make one: zmend plan zmend.yaml --out plan.json",
+        ) from e
+    if plan.hash != said:
+        raise PlanChangedError(
+            "the plan file was edited",
+            where=str(path),
+            why=f"it says {said[:12]}, its content is {plan.hash[:12]}",
+            do="edit zmend.yaml or the flags instead, and plan again",
+        )
+    return plan
+
+
+def changes(before: Plan, now: Plan) -> list[str]:
+    """What differs between a reviewed plan and the present one, in words."""
+    named = {"volume": ("source", "fingerprint"), "flags": ("flags", "digest")}
+    found = [name for name, (k, f) in named.items() if before.header[k][f] != now.header[k][f]]
+    if before.header["restorer"] != now.header["restorer"]:
+        found.append("weights or restorer")
+    found += [f"recipe.{k}" for k in now.header["recipe"] if before.header["recipe"].get(k) != now.header["recipe"][k]]
+    if not found and [s.id for s in before.slabs] != [s.id for s in now.slabs]:
+        same_cut = [s.write for s in before.slabs] == [s.write for s in now.slabs]
+        found.append("chunks of the volume or of a mask" if same_cut else "slab size")
+    return found
+
+
+def _row(flag: Flag) -> dict[str, object]:
+    box = flag.box
+    lateral = (
+        {}
+        if flag.whole
+        else {"y_start": box.start[1], "y_stop": box.stop[1], "x_start": box.start[2], "x_stop": box.stop[2]}
+    )
+    return {
+        "z_start": box.start[0],
+        "z_stop": box.stop[0],
+        "class": flag.kind,
+        **lateral,
+        "mask": flag.mask,
+        "source": flag.source,
+        "note": flag.note,
+    }
+
+
+@lru_cache(maxsize=2)
+def open_job(out: str, plan_hash: str, threads: int = 0) -> Job:
+    """Open everything that a worker needs; kept for the life of the process."""
+    plan = read_plan(plan_path(out, plan_hash))
+    about = plan.header["source"]
+    voxel_nm = tuple(about["voxel_nm"]) if about["voxel_nm"] else None
+    source = Volume.open(about["uri"], level=about["level"], voxel_nm=voxel_nm)
+    recipe = Recipe.model_validate(plan.header["recipe"])
+    restorer, needs = load(recipe, source.voxel_nm, threads=threads)
+    _same_restorer(needs, plan)
+    flags = flag_file.load(
+        str(Path(out) / "zmend" / "flags" / f"{plan.header['flags']['digest']}.csv"), shape=source.shape
+    )
+    return Job(
+        source=source,
+        overlay=open_overlay(out),
+        labels=open_labels(out),
+        ledger=Ledger(out),
+        flags=flags,
+        read_mask=lambda uri, box: read_mask(uri, source.shape, box),
+        restorer=restorer,
+        needs=needs,
+        recipe=recipe,
+        bound={
+            "plan": plan_hash,
+            "recipe": plan.header["recipe_digest"],
+            "restorer": needs.name,
+            "weights": needs.digest,
+            "flags": plan.header["flags"]["digest"],
+            "seed": recipe.seed,
+        },
+        absent_is_unknown=about["missing_chunks"] == "unknown",
+    )
+
+
+def _same_restorer(needs: Needs, plan: Plan) -> None:
+    if needs.digest != plan.header["restorer"]["digest"]:
+        raise PlanChangedError(
+            "the weights here are not the weights of the plan",
+            where=needs.name,
+            why=f"plan {plan.header['restorer']['digest'][:12]}, here {needs.digest[:12]}",
+            do="install the same version of zmend and weights on every node",
+        )
+
+
+@lru_cache(maxsize=64)
+def _mask(uri: str) -> Volume:
+    return Volume.open(uri)
+
+
+def _mask_box(uri: str, shape: ZYX, box: Box) -> tuple[Box, ZYX]:
+    return mask_window(_mask(uri).shape, shape, box)
+
+
+def read_mask(uri: str, shape: ZYX, box: Box) -> NDArray[np.bool_]:
+    """The mask over `box`, (z, y, x) bool, a coarser mask repeated to full resolution."""
+    coarse, factors = _mask_box(uri, shape, box)
+    mask = _mask(uri).read(coarse) != 0
+    for axis, f in enumerate(factors):
+        mask = np.repeat(mask, f, axis)
+    fine = Box((0, 0, 0), mask.shape)  # type: ignore[arg-type]
+    z, y, x = (a - c * f for a, c, f in zip(box.start, coarse.start, factors, strict=True))
+    d, h, w = box.shape
+    return np.ascontiguousarray(mask[(Box((z, y, x), (z + d, y + h, x + w)) & fine).within(fine)])
+
+
+def current_plan(out: str) -> Plan:
+    """The plan whose records are in force. Raises PlanChangedError if there is none."""
+    head = read_attrs(out).get("zmend", {}).get("head")
+    if not head:
+        raise PlanChangedError("no run has begun in this store", where=out, do="run one: zmend run zmend.yaml")
+    return read_plan(plan_path(out, head))

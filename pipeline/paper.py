@@ -1,0 +1,56 @@
+"""Paper: a plan of a volume that need not exist, by the very code that plans real ones."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline.box import ZYX, Box
+from pipeline.flags import Flag, Flags
+from pipeline.plan import Geometry, cut, not_restorable, totals
+from pipeline.recipe import Recipe
+from pipeline.restorer import Needs, load
+
+TYPICAL_NM = (45.0, 8.0, 8.0)  # the level that consumers segment at
+CHUNK = (1, 1024, 1024)
+
+
+def paper_plan(shape: ZYX, flagged: float, slab_px: int, pace_mpx_s: float) -> dict[str, Any]:
+    """Count slabs, bytes, memory and GPU-hours for `shape` (z, y, x) uint8 voxels with whole sections missing.
+
+    flagged: share of sections. pace_mpx_s: megapixels that one GPU restores in a second.
+    """
+    began = time.perf_counter()
+    _, needs = load(Recipe.model_validate({}), TYPICAL_NM)
+    count = round(shape[0] * flagged)
+    flags = Flags.of(_spread(shape, count))
+    geometry = Geometry(shape, (8, slab_px, slab_px), needs)
+    sums = totals(cut(flags, geometry), geometry, CHUNK, 1)
+    return {
+        "shape": list(shape),
+        "bytes": Box.of(shape).size,
+        "sections_flagged": count,
+        "slab_px": slab_px,
+        **sums,
+        "gpu_hours": round(sums["voxels"] / (pace_mpx_s * 1e6) / 3600, 2),
+        "pace_mpx_s": pace_mpx_s,
+        "halo_overhead": round(overhead(needs, slab_px), 4),
+        "not_restorable": not_restorable(flags, geometry),
+        "planning_seconds": round(time.perf_counter() - began, 2),
+        "planning_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+def overhead(needs: Needs, slab_px: int) -> float:
+    """Extra pixels that slabs compute: whole tiles at their borders, the halo around each tile."""
+    tiles = -(-slab_px // needs.tile)
+    return (tiles * (needs.tile + 2 * needs.halo) / slab_px) ** 2 - 1
+
+
+def _spread(shape: ZYX, count: int) -> Iterator[Flag]:
+    """`count` sections, evenly spread, never the first or the last."""
+    for i in range(count):
+        z = min(max(1, (2 * i + 1) * shape[0] // (2 * count)), max(0, shape[0] - 2))
+        yield Flag(Box((z, 0, 0), (z + 1, *shape[1:])), "missing", whole=True)

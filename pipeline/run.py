@@ -1,0 +1,347 @@
+"""Run: drive the pending slabs of a plan through a bounded window of tasks, then merge.
+
+The run emits events (small dicts with a `kind`); whoever called it decides what people see.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pipeline.box import Box
+from pipeline.cluster import connect, threads_per_worker
+from pipeline.config import Config, Site
+from pipeline.errors import InputError, Interrupted, PlanChangedError, StoreLockedError, ZmendError
+from pipeline.job import Proposal, current_plan, install, open_job
+from pipeline.ledger import Ledger
+from pipeline.lock import StoreLock
+from pipeline.merge import merge
+from pipeline.plan import Plan, Slab
+from pipeline.slab import restore
+from pipeline.store import open_labels, open_overlay, update_attrs
+
+OnEvent = Callable[[dict[str, Any]], None]
+WINDOW = 3  # slabs in flight per worker thread: enough that none waits for the driver, few enough to forget
+HOPELESS = 10  # failures without a single success: everything fails alike, so stop
+
+
+@dataclass
+class Stop:
+    """Whether the user asked to stop; set from a signal handler, read between slabs."""
+
+    requested: bool = False
+
+
+def run(proposal: Proposal, *, on_event: OnEvent = lambda _: None, stop: Stop | None = None) -> dict[str, Any]:
+    """Do what the proposal says and return the summary. Raises Interrupted, StoreLockedError, ZmendError.
+
+    Done slabs stay done: running again does only what changed.
+    """
+    stop, began = stop or Stop(), time.perf_counter()
+    config, plan, out = proposal.config, proposal.plan, proposal.config.output.path
+    _refuse_overlap(config)
+    install(proposal)
+    run_id = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.urandom(3).hex()}"
+    ledger = Ledger(out)
+    with StoreLock(out):
+        tell = _logged(out, run_id, config, on_event)
+        retired = _supersede(plan, ledger, out, run_id)
+        todo = [s for s in plan.slabs if not ledger.has(s.id)]
+        tell({"kind": "begin", "run": run_id, "slabs": len(plan.slabs), "todo": len(todo), "retired": retired})
+        moved = _work_off(todo, plan, config, run_id, tell, stop)
+        if stop.requested:
+            raise Interrupted(
+                f"stopped with {sum(ledger.has(s.id) for s in plan.slabs)} of {len(plan.slabs)} slabs done",
+                where=out,
+                why="asked to",
+                do="run the same command again to go on",
+            )
+        if config.output.mode == "volume":
+            moved += _merge(proposal, tell)
+        summary = summarise(plan, ledger, run_id, out, moved, time.perf_counter() - began)
+        tell({"kind": "end", **summary})
+    return summary
+
+
+def _work_off(todo: list[Slab], plan: Plan, config: Config, run_id: str, tell: OnEvent, stop: Stop) -> Counter[str]:
+    moved: Counter[str] = Counter()
+    if not todo:
+        return moved
+    site, out = config.site, config.output.path
+    task = Task(out, plan.hash, threads_per_worker(site), run_id)
+    results = _serial(todo, task, site, tell, stop) if site.workers == 0 else _dask(todo, task, site, tell, stop)
+    for done in results:
+        moved.update(bytes_read=done["bytes_read"], bytes_written=done["bytes_written"])
+        tell({"kind": "slab", **done})
+    return moved
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker runs; with a slab's row, a few hundred bytes on the wire."""
+
+    out: str
+    plan: str
+    threads: int
+    run: str
+
+    def __call__(self, row: list[Any]) -> dict[str, Any]:
+        with _OPENING:
+            job = open_job(self.out, self.plan, self.threads)
+        record = restore(Slab.of(row), job, run=self.run)
+        return {k: record[k] for k in ("slab", "status", "voxels", "bytes_read", "bytes_written", "seconds", "write")}
+
+
+_OPENING = threading.Lock()  # two threads of a worker share one job: one model in memory, one lock around it
+
+
+@dataclass
+class Attempts:
+    """Counts failures and decides: try again, go on without, or stop."""
+
+    allowed: int
+    tell: OnEvent
+    succeeded: bool = False
+
+    def __post_init__(self) -> None:
+        self.count: Counter[str] = Counter()
+        self.lost: list[tuple[Slab, BaseException]] = []
+
+    def again(self, slab: Slab, error: BaseException) -> bool:
+        """Whether to try the slab once more. Raises what trying again cannot mend."""
+        if isinstance(error, InputError | StoreLockedError):
+            raise error
+        self.count[slab.id] += 1
+        self.tell(
+            {
+                "kind": "failure",
+                "slab": slab.id,
+                "attempt": self.count[slab.id],
+                "error": f"{type(error).__name__}: {error}",
+            }
+        )
+        if not self.succeeded and self.count.total() >= HOPELESS:
+            raise self._error(slab, error, f"{HOPELESS} failures and no success: everything fails alike")
+        if self.count[slab.id] < self.allowed:
+            return True
+        self.lost.append((slab, error))
+        return False
+
+    def finish(self) -> None:
+        """Raises for the first slab that was given up, if any."""
+        if self.lost:
+            slab, error = self.lost[0]
+            raise self._error(slab, error, f"{len(self.lost)} slabs failed {self.allowed} times each") from error
+
+    def _error(self, slab: Slab, error: BaseException, what: str) -> ZmendError:
+        return ZmendError(
+            what,
+            where=f"slab {slab.id} {slab.write}",
+            why=f"{type(error).__name__}: {error}",
+            do="mend the cause and run again: finished slabs are kept; -vv shows the traceback",
+        )
+
+
+def _serial(todo: Iterable[Slab], task: Task, site: Site, tell: OnEvent, stop: Stop) -> Iterator[dict[str, Any]]:
+    attempts = Attempts(site.attempts, tell)
+    queue = list(reversed(list(todo)))
+    while queue and not stop.requested:
+        slab = queue.pop()
+        try:
+            yield task(slab.row())
+            attempts.succeeded = True
+        except Exception as error:
+            if attempts.again(slab, error):
+                queue.append(slab)
+    attempts.finish()
+
+
+def _dask(todo: Iterable[Slab], task: Task, site: Site, tell: OnEvent, stop: Stop) -> Iterator[dict[str, Any]]:
+    from distributed import as_completed
+
+    with connect(site) as client:
+        attempts, pending = Attempts(site.attempts, tell), iter(todo)
+        flying: dict[str, Slab] = {}
+        done = as_completed()
+
+        def send(slab: Slab) -> None:
+            key = f"slab-{slab.id}-{attempts.count[slab.id]}"
+            flying[key] = slab
+            done.add(client.submit(task, slab.row(), key=key, retries=0, pure=False))
+
+        def refill() -> None:
+            while len(flying) < WINDOW * 2 * site.workers and not stop.requested:
+                slab = next(pending, None)
+                if slab is None:
+                    return
+                send(slab)
+
+        refill()
+        while flying:
+            future = next(done)
+            slab, error = flying.pop(future.key), future.exception()
+            if error is None:
+                attempts.succeeded = True
+                yield future.result()
+            elif attempts.again(slab, error) and not stop.requested:
+                send(slab)
+            future.release()  # a result that is kept would be computed again when its worker dies
+            refill()
+        attempts.finish()
+
+
+def _supersede(plan: Plan, ledger: Ledger, out: str, run_id: str) -> int:
+    """Put the plan in force: retire the records of other plans and erase the chunks that they wrote."""
+    stale = ledger.ids() - {s.id for s in plan.slabs}
+    ledger.retire(stale)
+    overlay, labels = open_overlay(out), open_labels(out)
+    for path, record in ledger.retiring():
+        for start, stop, *_ in record["chunks"]:
+            for array in (overlay, labels):
+                array.erase(Box(tuple(start), tuple(stop)) & Box.of(array.shape))
+        ledger.finish_retiring(path, run_id)
+    update_attrs(out, zmend={"head": plan.hash, "weights": plan.header["restorer"]["digest"]})
+    return len(stale)
+
+
+def _merge(proposal: Proposal, tell: OnEvent) -> Counter[str]:
+    tell({"kind": "merge", "done": 0, "of": 0})
+    merged = merge(
+        proposal.source,
+        proposal.config.output.path,
+        clone=proposal.config.output.clone,
+        progress=lambda done, of: tell({"kind": "merge", "done": done, "of": of}),
+    )
+    return Counter(bytes_read=merged.bytes_read, bytes_written=merged.bytes_written)
+
+
+def summarise(plan: Plan, ledger: Ledger, run_id: str, out: str, moved: Counter[str], seconds: float) -> dict[str, Any]:
+    """The final word of a run, in a stable form."""
+    done = quarantined = voxels = 0
+    left: list[dict[str, Any]] = []
+    for slab in plan.slabs:
+        if not ledger.has(slab.id):
+            continue
+        record = ledger.get(slab.id)
+        quarantined += record["status"] == "quarantined"
+        done += record["status"] == "done"
+        voxels += sum(record["voxels"][label] for label in "123")
+        left += record["left"]
+    return {
+        "run": run_id,
+        "slabs": len(plan.slabs),
+        "done": done,
+        "quarantined": quarantined,
+        "not_restorable": _by_run(left),
+        "voxels_restored": voxels,
+        "bytes_read": moved["bytes_read"],
+        "bytes_written": moved["bytes_written"],
+        "seconds": round(seconds, 3),
+        "output": out,
+        "plan": plan.hash,
+    }
+
+
+def _by_run(left: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One entry a run of sections and reason, over all slabs."""
+    groups: dict[tuple[int, int, str], int] = Counter()
+    for part in left:
+        groups[(*part["z"], part["why"])] += part["voxels"]
+    return [{"z": [z0, z1], "voxels": n, "why": why} for (z0, z1, why), n in sorted(groups.items())]
+
+
+def status(out: str) -> dict[str, Any]:
+    """How far the plan in force has come. Raises PlanChangedError where no run has begun."""
+    plan, ledger = current_plan(out), Ledger(out)
+    began = sorted(p.name for p in (Path(out) / "zmend" / "runs").iterdir())
+    found = summarise(plan, ledger, began[-1] if began else "", out, Counter(), 0.0)
+    waiting = len(plan.slabs) - found["done"] - found["quarantined"]
+    live = (Path(out) / "zmend" / "lock").exists()
+    keep = ("run", "slabs", "done", "quarantined", "not_restorable", "voxels_restored", "output", "plan")
+    return {**{k: found[k] for k in keep}, "pending": waiting, "locked": live}
+
+
+def remerge(out: str, config_clone: str = "auto", on_event: OnEvent = lambda _: None) -> dict[str, Any]:
+    """Blend the overlay of a finished store back into a full volume. Raises PlanChangedError, StoreLockedError."""
+    plan = current_plan(out)
+    missing = [s.id for s in plan.slabs if not Ledger(out).has(s.id)]
+    if missing:
+        raise PlanChangedError(
+            f"{len(missing)} of {len(plan.slabs)} slabs are not restored yet",
+            where=out,
+            why="the run that restores them has not ended",
+            do="run it to its end first: zmend run zmend.yaml",
+        )
+    job = open_job(out, plan.hash)
+    with StoreLock(out):
+        merged = merge(
+            job.source,
+            out,
+            clone=config_clone,  # type: ignore[arg-type]
+            progress=lambda done, of: on_event({"kind": "merge", "done": done, "of": of}),
+        )
+    return {
+        "output": out,
+        "chunks_rewritten": merged.chunks_rewritten,
+        "chunks_linked": merged.chunks_linked,
+        "chunks_copied": merged.chunks_copied,
+        "voxels_changed": merged.voxels_changed,
+        "bytes_read": merged.bytes_read,
+        "bytes_written": merged.bytes_written,
+    }
+
+
+def _refuse_overlap(config: Config) -> None:
+    """The output must not lie in the source, nor the source in the output: the source is never written."""
+    if "://" in config.volume.path:
+        return
+    source, out = Path(config.volume.path).resolve(), Path(config.output.path).resolve()
+    if source == out or source in out.parents or out in source.parents:
+        raise InputError(
+            "the output would be written into the source",
+            where=str(out),
+            why=f"the volume is {source}",
+            do="give output.path a place of its own",
+        )
+
+
+def _logged(out: str, run_id: str, config: Config, on_event: OnEvent) -> OnEvent:
+    """Events go to the caller, and to zmend/runs/<id>/log.jsonl beside the configuration and the environment."""
+    folder = Path(out) / "zmend" / "runs" / run_id
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(config.model_dump_json(indent=1))
+    (folder / "environment.json").write_text(json.dumps(environment(), indent=1))
+    log = folder / "log.jsonl"
+
+    def tell(event: dict[str, Any]) -> None:
+        with log.open("a") as f:
+            f.write(json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **event}) + "\n")
+        on_event(event)
+
+    return tell
+
+
+def environment() -> dict[str, Any]:
+    """What this run ran on: packages, Python, processor. No host names or paths."""
+    packages = {}
+    for name in ("zmend", "dask", "distributed", "numcodecs", "numpy", "scipy", "torch", "zarr"):
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            packages[name] = "absent"
+    return {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "packages": packages,
+    }

@@ -1,0 +1,196 @@
+"""Show: documents as people read them. The only room that knows rich; --json never comes through here."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+LOG_EVERY_S = 60.0
+
+
+class Progress:
+    """A bar on a terminal; elsewhere, one line a minute and one for each thing that goes wrong."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.live = err.is_terminal and not quiet
+        self.done = self.of = 0
+        self.began = self.told = time.monotonic()
+        self.bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=err,
+            disable=not self.live,
+            transient=True,
+        )
+        self.task = self.bar.add_task("slabs", total=None)
+
+    def __enter__(self) -> Progress:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        kind = event["kind"]
+        if kind == "begin":
+            self.of, self.done = event["slabs"], event["slabs"] - event["todo"]
+            self._update("slabs")
+            kept = f", {self.done} done before" if self.done else ""
+            err.print(f"run {event['run']}: {event['slabs']} slabs{kept}")
+        elif kind == "slab":
+            self.done += 1
+            self._update("slabs")
+            if event["status"] == "quarantined":
+                err.print(f"[yellow]slab {event['slab']} quarantined[/]")
+        elif kind == "failure":
+            err.print(
+                f"[yellow]slab {event['slab']}, attempt {event['attempt']}: {escape(event['error'].splitlines()[0])}[/]"
+            )
+        elif kind == "merge":
+            self.done, self.of = event["done"], event["of"]
+            self._update("merge")
+
+    def _update(self, what: str) -> None:
+        self.bar.update(self.task, description=what, completed=self.done, total=self.of)
+        if not self.live and time.monotonic() - self.told >= LOG_EVERY_S:
+            self.told = time.monotonic()
+            err.print(f"{time.strftime('%H:%M:%S')} {what} {self.done}/{self.of}, {self.told - self.began:.0f} s")
+
+
+def size(count: float) -> str:
+    """Bytes as people say them."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} PiB"
+
+
+def plan(document: dict[str, Any]) -> None:
+    """A plan, before anything is spent."""
+    source, sums, restorer = document["source"], document["totals"], document["restorer"]
+    table = Table(title=f"plan {document['plan'][:12]}", show_header=False, title_justify="left")
+    table.add_row(
+        "volume",
+        f"{escape(source['uri'])}, level {source['level']}: {tuple(source['shape'])} {source['dtype']}, voxel {source['voxel_nm']} nm",
+    )
+    table.add_row("flags", f"{document['flags']['count']} in {escape(document['flags']['path'])}")
+    table.add_row(
+        "restorer",
+        f"{restorer['name']} ({restorer['digest'][:12]}), tile {restorer['tile']} px, halo {restorer['halo']} px, gaps up to {restorer['max_gap']}",
+    )
+    table.add_row("slabs", f"{sums['slabs']}, of {document['slab_cell'][1]} × {document['slab_cell'][2]} px")
+    table.add_row("voxels", f"{sums['voxels']:,} flagged at most (masks are counted as their boxes)")
+    table.add_row(
+        "bytes", f"read {size(sums['bytes_to_read'])}, write {size(sums['bytes_to_write'])} before compression"
+    )
+    table.add_row("memory", f"{size(sums['peak_memory_bytes'])} at the peak of one slab")
+    table.add_row("time", document.get("time", "") or _time(document))
+    table.add_row("not restorable", _refused(document["not_restorable"]))
+    if document["file"]:
+        table.add_row("plan file", escape(document["file"]))
+    out.print(table)
+
+
+def _time(document: dict[str, Any]) -> str:
+    seconds = document["totals"].get("seconds", 0)
+    return (
+        f"about {seconds:,.0f} s of one worker, roughly: from the pace that the restorer declares"
+        if seconds
+        else "unknown: the restorer declares no pace"
+    )
+
+
+def _refused(entries: list[dict[str, Any]]) -> str:
+    if not entries:
+        return "nothing"
+    return "\n".join(f"z {e['z'][0]}:{e['z'][1]}: {e['why']}" for e in entries[:10]) + (
+        "\n…" if len(entries) > 10 else ""
+    )
+
+
+def paper(document: dict[str, Any]) -> None:
+    """A plan of a volume that need not exist."""
+    rows = {
+        "volume": f"{tuple(document['shape'])}, {size(document['bytes'])}",
+        "flagged": f"{document['sections_flagged']} sections, {document['voxels']:.3g} voxels",
+        "slabs": f"{document['slabs']:,} of {document['slab_px']} px; tiles and halos add {document['halo_overhead']:.1%} of pixels",
+        "read, write": f"{size(document['bytes_to_read'])}, {size(document['bytes_to_write'])}",
+        "memory": f"{size(document['peak_memory_bytes'])} per worker",
+        "time": f"{document['gpu_hours']:,.0f} GPU-hours, if a GPU restores {document['pace_mpx_s']:g} Mpx/s",
+        "this plan": f"{document['planning_seconds']} s, {document['planning_peak_mib']} MiB",
+    }
+    pairs(rows)
+
+
+def summary(document: dict[str, Any]) -> None:
+    """The final word of a run."""
+    out.print(
+        f"{document['done']} of {document['slabs']} slabs done, {document['quarantined']} quarantined; "
+        f"{document['voxels_restored']:,} voxels restored in {document['seconds']:.1f} s → {escape(document['output'])}"
+    )
+    if document["not_restorable"]:
+        out.print("left as they were, label 4:\n  " + _refused(document["not_restorable"]).replace("\n", "\n  "))
+    out.print(f"next: zmend verify {escape(document['output'])}")
+
+
+def check(document: dict[str, Any]) -> None:
+    """One check of verify, as it ends."""
+    mark = "[green]ok  [/]" if document["ok"] else "[red]FAIL[/]"
+    out.print(f"{mark} {document['name']}: {escape(document['detail'])}")
+    for finding in document["findings"]:
+        out.print(f"       {escape(finding)}")
+
+
+def verdict(document: dict[str, Any]) -> None:
+    """The final word of verify."""
+    changed = document["voxels_changed_outside_mask"]
+    outside = "no merged volume" if changed is None else f"{changed} voxels changed outside the mask"
+    out.print(
+        f"{'verified' if document['ok'] else '[red]NOT verified[/]'}: {document['voxels_synthetic']:,} synthetic voxels on record, "
+        f"{outside}, {document['voxels_left']:,} left as they were"
+    )
+
+
+def demo(document: dict[str, Any]) -> None:
+    """The demo's table of errors and where its picture lies."""
+    table = Table(title="against the truth of the phantom, in restored voxels", title_justify="left")
+    columns = list(document["methods"][0])
+    for c in columns:
+        table.add_column(c, justify="left" if c == "method" else "right")
+    for row in document["methods"]:
+        table.add_row(*(str(row[c]) for c in columns))
+    out.print(table)
+    pairs({"picture": document["picture"], "mended volume": document["output"], "verified": document["verified"]})
+
+
+def findings(document: dict[str, Any]) -> None:
+    """What the doctor found."""
+    for f in document["findings"]:
+        out.print(
+            f"{'[green]ok  [/]' if f['ok'] else '[red]FAIL[/]'} {f['name']}: {escape(f['detail'])}"
+            + (f"\n       do: {escape(f['do'])}" if f["do"] else "")
+        )
+
+
+def pairs(document: dict[str, Any]) -> None:
+    """Keys and values, a line each."""
+    table = Table(show_header=False)
+    for key, value in document.items():
+        table.add_row(key.replace("_", " "), escape(str(value)))
+    out.print(table)

@@ -1,0 +1,246 @@
+"""Verify: is the store what its records say? Every check reads the disk again and trusts nothing that the run said."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from pipeline.blend import LEFT, ORIGINAL
+from pipeline.box import Box
+from pipeline.errors import VolumeError, ZmendError
+from pipeline.job import current_plan, fingerprint, open_job
+from pipeline.ledger import Ledger
+from pipeline.merge import read_merge, source_manifest
+from pipeline.plan import Plan, Slab
+from pipeline.slab import Job, chunks, compute
+from pipeline.store import open_merged, read_attrs
+from pipeline.volume import Volume
+
+SHOWN = 5  # findings named per check; the rest is counted
+
+
+@dataclass
+class Check:
+    """One question and its answer."""
+
+    name: str
+    findings: list[str] = field(default_factory=list)
+    detail: str = ""
+
+    def document(self) -> dict[str, Any]:
+        """JSON-ready."""
+        more = [f"and {len(self.findings) - SHOWN} more"] if len(self.findings) > SHOWN else []
+        return {
+            "name": self.name,
+            "ok": not self.findings,
+            "detail": self.detail,
+            "findings": self.findings[:SHOWN] + more,
+        }
+
+
+def verify(
+    out: str,
+    *,
+    replay: int = 0,
+    seed: int = 0,
+    threads: int = 4,
+    on_check: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Run every check and return {"ok", "checks", "voxels_changed_outside_mask", …}. Writes nothing.
+
+    replay: this many finished slabs, drawn with `seed`, are computed anew and compared bit for bit.
+    """
+    plan = current_plan(out)
+    job = open_job(out, plan.hash)
+    records = {s.id: job.ledger.get(s.id) for s in plan.slabs if job.ledger.has(s.id)}
+    volume_mode = read_attrs(out)["zmend"].get("mode", "volume") == "volume"
+    merged = open_merged(out) if volume_mode else None
+    tally: Counter[str] = Counter()
+    steps: list[Callable[[], Check]] = [
+        lambda: _structure(out, job, merged),
+        lambda: _finished(out, plan, records, job, volume_mode),
+        lambda: _inputs(plan, job),
+        lambda: _digests(records, job, threads, tally),
+        lambda: _lineage(plan, records, job),
+    ]
+    if merged is not None:
+        steps.append(lambda: _identity(merged, job, threads, tally))
+    if replay:
+        steps.append(lambda: _replay(plan, records, job, replay, seed))
+    found = []
+    for step in steps:
+        found.append(step().document())
+        on_check(found[-1])
+    return {
+        "ok": all(c["ok"] for c in found),
+        "checks": found,
+        "output": out,
+        "plan": plan.hash,
+        "slabs": len(plan.slabs),
+        "voxels_compared": tally["compared"],
+        "voxels_changed_outside_mask": tally["changed"] if merged else None,
+        "voxels_synthetic": tally["synthetic"],
+        "voxels_left": tally["left"],
+        "replayed": min(replay, len(records)),
+    }
+
+
+def _structure(out: str, job: Job, merged: Volume | None) -> Check:
+    """Shapes, dtypes and chunk depths are those of the source."""
+    check, source = Check("structure"), job.source
+    arrays = [("zmend/overlay", job.overlay, source.dtype), ("labels/synthetic", job.labels, np.dtype(np.uint8))]
+    arrays += [("the merged volume", merged, source.dtype)] if merged is not None else []
+    for name, array, dtype in arrays:
+        if array.shape != source.shape or array.dtype != dtype:
+            check.findings.append(f"{name} is {array.dtype} {array.shape}, the source {dtype} {source.shape}")
+    if "multiscales" not in str(read_attrs(out)):
+        check.findings.append("the group says nothing of its multiscales")
+    check.detail = f"{len(arrays)} arrays of {source.shape}"
+    return check
+
+
+def _finished(out: str, plan: Plan, records: dict[str, Any], job: Job, volume_mode: bool) -> Check:
+    """Every slab has its record, and the merge came after the last of them."""
+    check = Check("finished")
+    check.findings += [f"slab {s.id} {s.write} has no record: run again" for s in plan.slabs if s.id not in records]
+    if volume_mode:
+        merge = read_merge(out)
+        if merge is None:
+            check.findings.append("the overlay was never merged: zmend merge")
+        elif merge["source_manifest"] != source_manifest(job.source):
+            check.findings.append(
+                "chunks of the source differ from those merged: it was changed, or a linked chunk was written in place"
+            )
+    check.detail = f"{len(records)} of {len(plan.slabs)} slabs"
+    return check
+
+
+def _inputs(plan: Plan, job: Job) -> Check:
+    """The source still is what the plan was made for."""
+    check = Check("inputs")
+    if job.source.fingerprint() != plan.header["source"]["fingerprint"]:
+        check.findings.append("the source's metadata changed since the plan")
+    check.detail = f"source {plan.header['source']['fingerprint'][:12]}, weights {job.needs.digest[:12]}"
+    return check
+
+
+def _digests(records: dict[str, Any], job: Job, threads: int, tally: Counter[str]) -> Check:
+    """Every chunk that a record names is there and hashes to what the record says; labels add up."""
+    check = Check("digests")
+    work = [(slab, Box(tuple(c[0]), tuple(c[1])), c[2], c[3]) for slab, r in records.items() for c in r["chunks"]]
+
+    def look(item: tuple[str, Box, str, str]) -> tuple[str, list[str], Counter[int]]:
+        slab, box, overlay, labels = item
+        try:
+            seen, marks = job.overlay.read(box), job.labels.read(box)
+        except (ZmendError, OSError) as e:
+            return slab, [f"slab {slab}, chunk {box}: {str(e).splitlines()[0]}"], Counter()
+        wrong = [
+            f"slab {slab}, {name} chunk {box} is not what was written"
+            for name, array, said in (("overlay", seen, overlay), ("label", marks, labels))
+            if sha256(array.tobytes()).hexdigest() != said
+        ]
+        values, counts = np.unique(marks, return_counts=True)
+        return slab, wrong, Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+
+    sums: dict[str, Counter[int]] = {slab: Counter() for slab in records}
+    with ThreadPoolExecutor(threads) as pool:
+        for slab, wrong, counts in pool.map(look, work):
+            check.findings += wrong
+            sums[slab] += counts
+    for slab, record in records.items():
+        if {k: sums[slab][int(k)] for k in "1234"} != record["voxels"]:
+            check.findings.append(f"slab {slab} recorded {record['voxels']} voxels, its labels hold {dict(sums[slab])}")
+        tally["synthetic"] += sum(sums[slab][v] for v in (1, 2, 3))
+        tally["left"] += sums[slab][LEFT]
+    check.detail = f"{len(work)} chunks read back and hashed"
+    return check
+
+
+def _lineage(plan: Plan, records: dict[str, Any], job: Job) -> Check:
+    """Each synthetic voxel has exactly one current record, and each record the plan's weights, flags and recipe."""
+    check = Check("lineage")
+    owner: dict[Box, str] = {}
+    for slab, record in records.items():
+        for c in record["chunks"]:
+            box = Box(tuple(c[0]), tuple(c[1]))
+            if box in owner:
+                check.findings.append(f"chunk {box} has two records: {owner[box]} and {slab}")
+            owner[box] = slab
+        if record["recipe"] != plan.header["recipe_digest"] or record["weights"] != job.needs.digest:
+            check.findings.append(f"slab {slab} was made with another recipe or other weights")
+    for array, name in ((job.labels, "label"), (job.overlay, "overlay")):
+        strays = [box for box in array.present() if box not in owner]
+        check.findings += [f"{name} chunk {box} has no record" for box in strays]
+    check.findings += [f"records {a} and {b} overlap" for a, b in _overlaps(plan.slabs)]
+    check.detail = f"{len(owner)} chunks, each of one record"
+    return check
+
+
+def _overlaps(slabs: tuple[Slab, ...]) -> Iterator[tuple[str, str]]:
+    by_run: dict[tuple[int, int], list[Slab]] = {}
+    for s in slabs:
+        by_run.setdefault((s.write.start[1], s.write.start[2]), []).append(s)
+    for group in by_run.values():
+        ordered = sorted(group, key=lambda s: s.write.start[0])
+        yield from ((a.id, b.id) for a, b in zip(ordered, ordered[1:], strict=False) if (a.write & b.write).size)
+
+
+def _identity(merged: Volume, job: Job, threads: int, tally: Counter[str]) -> Check:
+    """Outside the mask the merged volume is the source, voxel for voxel; inside it is the overlay."""
+    check = Check("identity")
+    grain = tuple(max(a, b) for a, b in zip(job.source.grain, (1, 512, 512), strict=True))
+    whole = Box.of(job.source.shape)
+
+    def look(cell: Box) -> tuple[int, int, int, Box]:
+        box = cell & whole
+        source, made, marks = job.source.read(box), merged.read(box), job.labels.read(box)
+        kept = (marks == ORIGINAL) | (marks == LEFT)
+        changed = int(((source != made) & kept).sum())
+        astray = int(((job.overlay.read(box) != made) & ~kept).sum()) if not kept.all() else 0
+        return changed, astray, int(kept.sum()), box
+
+    with ThreadPoolExecutor(threads) as pool:
+        for changed, astray, kept, box in pool.map(look, whole.cells(grain)):  # type: ignore[arg-type]
+            tally.update(changed=changed, compared=kept)
+            if changed:
+                check.findings.append(f"{changed} voxels outside the mask differ from the source in {box}")
+            if astray:
+                check.findings.append(f"{astray} synthetic voxels are not the overlay's in {box}")
+    check.detail = f"{tally['compared']} voxels outside the mask compared, {tally['changed']} differ"
+    return check
+
+
+def _replay(plan: Plan, records: dict[str, Any], job: Job, count: int, seed: int) -> Check:
+    """Slabs drawn at random, computed anew from the source, are bit for bit what the store holds."""
+    check = Check("replay")
+    slabs = [s for s in plan.slabs if s.id in records]
+    drawn = random.Random(seed).sample(slabs, min(count, len(slabs)))
+    for slab in drawn:
+        check.findings += _replayed(slab, records[slab.id], job)
+    check.detail = f"{len(drawn)} slabs computed anew (draw seed {seed})"
+    return check
+
+
+def _replayed(slab: Slab, record: dict[str, Any], job: Job) -> list[str]:
+    result = compute(slab, job)
+    if result.inputs_sha256 != record["inputs_sha256"]:
+        return [f"slab {slab.id}: its inputs are not the inputs that were read then"]
+    made = {
+        box: (sha256(o.tobytes()).hexdigest(), sha256(n.tobytes()).hexdigest())
+        for box, o, n in chunks(slab, job, result)
+    }
+    said = {Box(tuple(c[0]), tuple(c[1])): (c[2], c[3]) for c in record["chunks"]}
+    return [
+        f"slab {slab.id}: chunk {b} comes out differently"
+        for b in made.keys() | said.keys()
+        if made.get(b) != said.get(b)
+    ]
