@@ -96,7 +96,7 @@ def cut(flags: Flags, geometry: Geometry) -> Iterator[Piece]:
     edge = (1, geometry.cell[1], geometry.cell[2])
     whole = Box.of(geometry.shape)
     for z0, z1 in flags.runs():
-        members = [f for f in flags.touching(whole.with_z(z0, z1)) if f.kind != "do_not_touch"]
+        members = [f for f in flags.touching(whole.with_z(z0, z1)) if f.restorable]
         for at in sorted(_cells(members, edge, geometry)):
             lateral = Box((0, at[0], at[1]), (geometry.shape[0], at[0] + edge[1], at[1] + edge[2])) & whole
             yield from _pieces(lateral, members, flags, geometry)
@@ -110,8 +110,9 @@ def _cells(members: Iterable[Flag], edge: ZYX, geometry: Geometry) -> set[tuple[
 
 def _pieces(lateral: Box, members: list[Flag], flags: Flags, geometry: Geometry) -> Iterator[Piece]:
     _, ry, rx = geometry.reach
-    near = [f for f in members if (f.box & lateral.grow(0, ry, rx)).size]
-    inside = sections(f for f in near if (f.box & lateral).size)
+    around = lateral.grow(0, ry, rx)
+    near = [f for f in members if f.whole or (f.box & around).size]
+    inside = sections(f for f in near if f.whole or (f.box & lateral).size)
     for chain in runs(sections(near)):
         for z0, z1 in runs([z for z in inside if chain[0] <= z < chain[1]]):
             for start in range(z0, z1, geometry.cell[0]):
@@ -139,8 +140,7 @@ def runs(ascending: Sequence[int]) -> list[tuple[int, int]]:
 def name(piece: Piece, key: str, inputs: str) -> Slab:
     """Give a piece its content id: the key of the job, its boxes, the flags it sees and its inputs' fingerprint."""
     seen = [
-        [(f.box & piece.read).start, (f.box & piece.read).stop, f.kind == "do_not_touch", f.whole, f.mask]
-        for f in piece.flags
+        [(f.box & piece.read).start, (f.box & piece.read).stop, not f.restorable, f.whole, f.mask] for f in piece.flags
     ]
     body = [key, piece.write.start, piece.write.stop, piece.read.start, piece.read.stop, seen, inputs]
     return Slab(digest(body)[:32], piece.write, piece.read)
@@ -203,8 +203,10 @@ def totals(pieces: Iterable[Piece], geometry: Geometry, chunk: ZYX, itemsize: in
 
 
 def _flagged_voxels(piece: Piece) -> int:
-    mine = [f for f in piece.flags if f.kind != "do_not_touch" and (f.box & piece.write).size]
+    mine = [f for f in piece.flags if f.restorable and (f.box & piece.write).size]
     area = piece.write.size // piece.write.shape[0]
+    if len(mine) == 1 and mine[0].whole:
+        return piece.write.size
     total = 0
     for z in range(piece.write.start[0], piece.write.stop[0]):
         layer = piece.write.with_z(z, z + 1)
@@ -216,7 +218,7 @@ def not_restorable(flags: Flags, geometry: Geometry) -> list[dict[str, Any]]:
     """What cannot be restored, and why, as far as boxes tell (a mask may leave parts of such a run restorable)."""
     found: list[dict[str, Any]] = []
     for z0, z1 in flags.runs():
-        members = [f for f in flags.touching(Box.of(geometry.shape).with_z(z0, z1)) if f.kind != "do_not_touch"]
+        members = [f for f in flags.touching(Box.of(geometry.shape).with_z(z0, z1)) if f.restorable]
         for flag, chain in _chains(members, geometry):
             why = refusal(chain, geometry)
             if why:

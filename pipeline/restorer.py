@@ -115,7 +115,7 @@ class Nearest(_Baseline):
         out = window.copy()
         first, last = targets
         for d in range(first, last):
-            before = d - first + 1 <= last - d if 0 < first and last < window.shape[1] else first > 0
+            before = d - first + 1 <= last - d if first > 0 and last < window.shape[1] else first > 0
             out[:, d] = window[:, first - 1 if before else last]  # (B, H, W)
         return out
 

@@ -8,16 +8,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from pipeline.blend import LEFT, ORIGINAL
 from pipeline.box import Box
-from pipeline.errors import VolumeError, ZmendError
-from pipeline.job import current_plan, fingerprint, open_job
-from pipeline.ledger import Ledger
+from pipeline.errors import ZmendError
+from pipeline.job import current_plan, open_job
 from pipeline.merge import read_merge, source_manifest
 from pipeline.plan import Plan, Slab
 from pipeline.slab import Job, chunks, compute
