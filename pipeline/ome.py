@@ -7,7 +7,7 @@ output store. `Layout` is the array's own document: stored axes, chunks, shards,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pipeline.errors import VolumeError
@@ -66,6 +66,15 @@ class Image:
         z, y, x = (None if u is None else sizes[n][0] * u for n, u in zip(ZYX_NAMES, units, strict=True))
         return None if z is None or y is None or x is None else (z, y, x)
 
+    def origin_nm(self, level: int) -> Voxel | None:
+        """(z, y, x) nanometres of the centre of voxel 0; None where the voxel size is not known."""
+        here, wide = (
+            _scale(t, len(self.axes), "translation") for t in (self.levels[level].transformations, self.transformations)
+        )
+        around = _scale(self.transformations, len(self.axes))
+        moved = tuple(h * a + w for h, a, w in zip(here, around, wide, strict=True))
+        return replace(self, levels=(Level("", moved, ()),)).voxel_nm(0)
+
     def listing(self) -> str:
         """The levels with their voxel sizes, for error messages: `0 (path s0, 40 x 4 x 4 nm), 1 ...`."""
         return ", ".join(f"{i} (path {v.path}, {nm_text(self.voxel_nm(i))})" for i, v in enumerate(self.levels))
@@ -108,31 +117,59 @@ def _image(entry: Json, version: str) -> Image:
     return Image(version, axes, tuple(levels), wide, str(entry.get("name", "")))
 
 
-def _scale(transformations: Sequence[Json], axes: int) -> tuple[float, ...]:
+def _scale(transformations: Sequence[Json], axes: int, kind: str = "scale") -> tuple[float, ...]:
     for t in transformations:
-        if t["type"] == "scale":
-            return tuple(float(v) for v in t["scale"])
-    return (1.0,) * axes
+        if t["type"] == kind:
+            return tuple(float(v) for v in t[kind])
+    return (1.0 if kind == "scale" else 0.0,) * axes
 
 
-def zyx_image(version: str, path: str, voxel_nm: Voxel | None, name: str = "") -> Image:
-    """A one-level image of a (z, y, x) array at `path`; without a voxel size its scale is 1 and it has no unit."""
-    unit = {} if voxel_nm is None else {"unit": "nanometer"}
-    axes = tuple({"name": n, "type": "space", **unit} for n in ZYX_NAMES)
-    scale = (1.0, 1.0, 1.0) if voxel_nm is None else voxel_nm
-    return Image(version, axes, (Level(path, scale, ({"type": "scale", "scale": list(scale)},)),), (), name)
+def array_image(
+    version: str,
+    path: str,
+    dims: Sequence[str],
+    voxel_nm: Voxel | None,
+    origin_nm: Voxel | None = None,
+    name: str = "",
+) -> Image:
+    """A one-level image of an array with axes `dims`; without a voxel size its scale is 1 and it has no unit."""
+    scale = _along(dims, voxel_nm or (1.0, 1.0, 1.0), 1.0)
+    steps: list[Json] = [{"type": "scale", "scale": list(scale)}]
+    if origin_nm is not None and any(origin_nm):
+        steps.append({"type": "translation", "translation": list(_along(dims, origin_nm, 0.0))})
+    return Image(version, _axes(dims, voxel_nm), (Level(path, scale, tuple(steps)),), (), name)
 
 
-def image_from(image: Image, first: int, version: str) -> Image:
+def image_from(image: Image, first: int, version: str, voxel_nm: Voxel | None) -> Image:
     """The same image from level `first` on, as `version`, its levels renamed 0, 1, ...
 
-    A level without a scale gets one: 0.4 and 0.5 both demand it.
+    Transformations stay as written, unless `voxel_nm` says otherwise of level `first`: then every level is scaled anew.
     """
-    levels = []
-    for i, level in enumerate(image.levels[first:]):
-        written = level.transformations or ({"type": "scale", "scale": list(level.scale)},)
-        levels.append(Level(str(i), level.scale, written))
-    return Image(version, tuple(map(_typed, image.axes)), tuple(levels), image.transformations, image.name)
+    told = image.voxel_nm(first) != voxel_nm
+    axes = _axes(image.names, voxel_nm) if told else tuple(map(_typed, image.axes))
+    steps = [_scaled(image, v, first, voxel_nm) if told else _written(v) for v in image.levels[first:]]
+    levels = tuple(Level(str(i), _scale(s, len(axes)), s) for i, s in enumerate(steps))
+    return Image(version, axes, levels, () if told else image.transformations, image.name)
+
+
+def _written(level: Level) -> tuple[Json, ...]:
+    return level.transformations or ({"type": "scale", "scale": list(level.scale)},)  # 0.4 and 0.5 demand a scale
+
+
+def _scaled(image: Image, level: Level, first: int, voxel_nm: Voxel | None) -> tuple[Json, ...]:
+    base = _along(image.names, voxel_nm or (1.0, 1.0, 1.0), 1.0)
+    factors = zip(base, level.scale, image.levels[first].scale, strict=True)
+    return ({"type": "scale", "scale": [b * own / at for b, own, at in factors]},)
+
+
+def _along(dims: Sequence[str], zyx: Voxel, other: float) -> tuple[float, ...]:
+    named = dict(zip(ZYX_NAMES, zyx, strict=True))
+    return tuple(named.get(d, other) for d in dims)
+
+
+def _axes(dims: Sequence[str], voxel_nm: Voxel | None) -> tuple[Json, ...]:
+    unit = {} if voxel_nm is None else {"unit": "nanometer"}
+    return tuple(_typed({"name": d, **(unit if d in ZYX_NAMES else {})}) for d in dims)
 
 
 def _typed(axis: Json) -> Json:

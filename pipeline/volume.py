@@ -332,9 +332,10 @@ class Volume:
         return cls.open(files.uri, voxel_nm=voxel_nm, writable=True)
 
     def __init__(self, uri: str, level: int, voxel_nm: Sequence[float] | None, writable: bool) -> None:
-        self._asked = (uri, level, None if voxel_nm is None else tuple(voxel_nm), writable)
-        place = _locate(Files(uri), level)
-        self._place, self.files, self.uri, self.level = place, place.files, Files(uri).uri, place.level
+        asked = Files(uri)
+        place = _locate(asked, level)
+        self._asked = (asked.uri, level, None if voxel_nm is None else tuple(voxel_nm), writable)
+        self._place, self.files, self.uri, self.level = place, place.files, asked.uri, place.level
         self.layout = _layout(place)
         self.voxel_nm = place.voxel_nm if voxel_nm is None else _checked(voxel_nm)
         self._order = [d for d in self.layout.dims if d not in ZYX_NAMES] + list(ZYX_NAMES)
@@ -487,6 +488,10 @@ class Volume:
             cells = self._cells(row & Box.of(self.shape))  # the web cannot list: ask for each
             found = zip(cells, self.files.stats([self.key(c) for c in cells]), strict=True)
             yield from ((cell, s) for cell, s in found if s is not None)
+
+    def present(self) -> Iterator[Box]:
+        """The boxes of the chunk objects (shards) that exist, cut to the volume."""
+        return (self.box(cell) for cell, _ in self.objects())
 
     def inputs(self, box: Box) -> str:
         """sha256 of names, sizes and ages (ETag where there is one) of the objects under a box; reads no data."""

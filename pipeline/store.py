@@ -1,0 +1,289 @@
+"""Store: the output group that a run fills: merged levels, overlay, labels. Made by one process, before any chunk.
+
+    out.zarr/            OME image (0.4 for Zarr v2, 0.5 for v3) with the attribute `zmend`
+      0..N               merged levels, their metadata copied from the source byte for byte (mode "volume")
+      zmend/overlay      restored sections, sparse, chunks one section deep
+      labels/synthetic   uint8, sparse: what every voxel of the overlay is
+
+Writes metadata documents only; arrays are made by `Volume.create`, so zarr is not imported here.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+from pipeline.box import ZYX
+from pipeline.errors import VolumeError
+from pipeline.ome import Image, Json, array_image, image_attributes, image_from, label_attributes, labels_attributes
+from pipeline.volume import Files, Volume
+
+SCHEMA = "zmend-store/1"
+OVERLAY = "zmend/overlay"
+LABELS = "labels/synthetic"
+Mode = Literal["volume", "overlay"]
+
+
+def create_output(
+    out: str, source: Volume, *, mode: Mode, chunk_yx: int, shard_yx: int | None, extra: dict[str, Any]
+) -> None:
+    """Make the output store of `source`, or check and (if the source has grown in z) extend the one that is there.
+
+    chunk_yx, shard_yx: edge lengths in voxels of the overlay's chunks and shards (shards: Zarr v3 only, else ignored).
+    extra: JSON values that join the attribute `zmend` of a new store.
+    Raises VolumeError: something else is there, the store is of another source or grid, or `out` is a URL.
+    """
+    path = _outside(out, source)
+    grid = _grid(source, chunk_yx, shard_yx)
+    if not _is_free(path) or not _build(path, source, mode, grid, extra):
+        _check_grid(path, grid)
+        adopt(str(path), source, mode=mode)
+
+
+def adopt(out: str, source: Volume, *, mode: Mode) -> None:
+    """Check that the store is of `source`; extend it to a source that has grown; add the merged levels it lacks.
+
+    A store that has merged levels keeps them in either mode. Raises VolumeError for a store of another source.
+    """
+    path = _outside(out, source)
+    files, said = Files(str(path)), _said(out)
+    _check_source(files, said, source)
+    with_levels = mode == "volume" or _document(files / "0") is not None
+    if with_levels:
+        _put_levels(files, source)
+    for name in (OVERLAY, LABELS + "/0"):
+        array = Volume.open(str(path / name), writable=True)
+        if array.shape != source.shape:
+            array.resize(source.shape)
+    attributes = read_attrs(out) | image_attributes(_image(source, with_levels))
+    attributes["zmend"] = said | {"source": _about(source)}
+    if attributes != read_attrs(out):
+        _put_group(files, source.zarr_format, attributes)
+
+
+def open_overlay(out: str) -> Volume:
+    """The overlay, to write. Raises VolumeError where there is no store."""
+    return Volume.open(f"{_local(out)}/{OVERLAY}", writable=True)
+
+
+def open_labels(out: str) -> Volume:
+    """The label array `synthetic`, to write. Raises VolumeError where there is no store."""
+    return Volume.open(f"{_local(out)}/{LABELS}/0", writable=True)
+
+
+def open_merged(out: str) -> Volume:
+    """The merged volume at the mended level, to read. Raises VolumeError where there is none."""
+    if _document(Files(str(_local(out))) / "0") is None:
+        raise VolumeError("there is no merged volume", where=out, why="overlay only", do="run zmend merge")
+    return Volume.open(f"{_local(out)}/0")
+
+
+def overlay_grain(out: str) -> ZYX | None:
+    """What one writer owns of the overlay that is there: (z, y, x) voxels; None where there is no store yet."""
+    return None if _is_free(_local(out)) else open_overlay(out).grain
+
+
+def read_attrs(out: str) -> Json:
+    """The store's group attributes: `zmend`, and the OME part. Raises VolumeError where there is no group."""
+    files = Files(str(_local(out)))
+    raw = files.read("zarr.json") or files.read(".zgroup")
+    if raw is None:
+        raise VolumeError("there is no zmend store here", where=files.uri, do="check `output`, or start with zmend run")
+    doc = json.loads(raw)
+    attributes = doc.get("attributes", {}) if doc["zarr_format"] == 3 else json.loads(files.read(".zattrs") or b"{}")
+    assert isinstance(attributes, dict)
+    return attributes
+
+
+def update_attrs(out: str, *, zmend: Json) -> None:
+    """Set keys of the attribute `zmend`; readers see all of it or nothing. One process at a time."""
+    attributes = read_attrs(out)
+    attributes["zmend"] = attributes.get("zmend", {}) | zmend
+    files = Files(str(_local(out)))
+    _put_group(files, 2 if files.read("zarr.json") is None else 3, attributes)
+
+
+# --- making
+
+
+def _build(path: Path, source: Volume, mode: Mode, grid: dict[str, Any], extra: Json) -> bool:
+    """Build under another name and rename: never a half-made store. False where someone else was faster."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.partial")
+    try:
+        _fill(Files(str(temporary)), source, mode, grid, extra)
+        temporary.rename(path)
+    except OSError:
+        if _is_free(path):
+            raise
+        return False
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    Files(str(path.parent)).sync([path.name])
+    return True
+
+
+def _fill(files: Files, source: Volume, mode: Mode, grid: dict[str, Any], extra: Json) -> None:
+    form, version = source.zarr_format, _version(source)
+    levels = mode == "volume"
+    if levels:
+        _put_levels(files, source)
+    _put_group(files / "zmend", form, {})
+    _put_group(files / "labels", form, labels_attributes(version, ["synthetic"]))
+    _put_group(files / LABELS, form, label_attributes(_flat_image(source, "0", "synthetic")))
+    for name, dtype in ((OVERLAY, source.dtype), (LABELS + "/0", "uint8")):
+        array = (files / name).uri
+        Volume.create(
+            array, shape=source.shape, dtype=dtype, voxel_nm=source.voxel_nm, zarr_format=source.zarr_format, **grid
+        )
+    zmend = {"schema": SCHEMA, "source": _about(source), **extra}
+    _put_group(files, form, image_attributes(_image(source, levels)) | {"zmend": zmend})
+
+
+def _put_levels(files: Files, source: Volume) -> None:
+    """The metadata of the merged arrays: the source's own, byte for byte."""
+    for i, level in enumerate(source.pyramid()):
+        for name in ("zarr.json",) if level.zarr_format == 3 else (".zarray", ".zattrs"):
+            doc = level.files.read(name)
+            if doc is not None and doc != (files / str(i)).read(name):
+                (files / str(i)).put(name, doc)
+
+
+def _put_group(files: Files, form: int, attributes: Json) -> None:
+    if form == 3:
+        doc = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+        files.put("zarr.json", json.dumps(doc, indent=2).encode())
+        return
+    files.put(".zattrs", json.dumps(attributes, indent=2).encode())
+    if files.read(".zgroup") is None:
+        files.put(".zgroup", b'{"zarr_format": 2}')
+
+
+def _image(source: Volume, levels: bool) -> Image:
+    if not levels:
+        return _flat_image(source, OVERLAY)
+    if source.image is None:
+        return array_image(_version(source), "0", source.layout.dims, source.voxel_nm)
+    return image_from(source.image, source.level, _version(source), source.voxel_nm)
+
+
+def _flat_image(source: Volume, path: str, name: str = "") -> Image:
+    """The image of a (z, y, x) array with the source's voxel size and origin."""
+    origin = None if source.image is None else source.image.origin_nm(source.level)
+    return array_image(_version(source), path, ("z", "y", "x"), source.voxel_nm, origin, name)
+
+
+def _version(source: Volume) -> str:
+    return "0.5" if source.zarr_format == 3 else "0.4"
+
+
+def _about(source: Volume) -> Json:
+    return {
+        "uri": source.uri,
+        "level": source.level,
+        "voxel_nm": None if source.voxel_nm is None else list(source.voxel_nm),
+        "fingerprint": source.fingerprint(),
+        "identity": source.identity(),
+    }
+
+
+def _grid(source: Volume, chunk: int, shard: int | None) -> dict[str, Any]:
+    if shard is None or source.zarr_format == 2:
+        return {"chunks": (1, chunk, chunk), "shards": None}
+    if shard % chunk:
+        nearest = -(-shard // chunk) * chunk
+        raise VolumeError(f"shards of {shard} px are not whole chunks of {chunk} px", do=f"make them {nearest} px")
+    return {"chunks": (1, chunk, chunk), "shards": (1, shard, shard)}
+
+
+# --- checking
+
+
+def _local(out: str) -> Path:
+    files = Files(out) if "://" not in out or out.startswith("file://") else None
+    if files is None or files.local is None:
+        raise VolumeError(
+            "outputs on object stores are not supported yet",
+            where=out,
+            do="name a local folder (NFS and Lustre are fine), and copy the finished store",
+        )
+    return files.local
+
+
+def _outside(out: str, source: Volume) -> Path:
+    """The path of `out`, which must not touch the source's."""
+    path = _local(out)
+    theirs = [v.files.local.resolve() for v in (source,) if v.files.local] + (
+        [Path(source.uri).resolve()] if source.files.local else []
+    )
+    mine = path.resolve()
+    if any(t == mine or mine in t.parents or t in mine.parents for t in theirs):
+        raise VolumeError(
+            "the output lies in the source, or the source in the output",
+            where=f"output {path}, source {source.uri}",
+            why="the source is never written",
+            do="name another output",
+        )
+    return path
+
+
+def _is_free(path: Path) -> bool:
+    return not path.exists() or (path.is_dir() and next(path.iterdir(), None) is None)
+
+
+def _document(files: Files) -> bytes | None:
+    return files.read("zarr.json") or files.read(".zarray")
+
+
+def _said(out: str) -> Json:
+    """What the store says in `zmend`. Raises VolumeError where `out` is something else."""
+    try:
+        said = read_attrs(out).get("zmend", {})
+    except VolumeError:
+        said = {}
+    if said.get("schema") != SCHEMA:
+        raise VolumeError(
+            "something that is no zmend store is there already",
+            where=out,
+            why=f"its attributes do not say {SCHEMA}",
+            do="name another output, or remove it yourself",
+        )
+    assert isinstance(said, dict)
+    return said
+
+
+def _check_source(files: Files, said: Json, source: Volume) -> None:
+    was, now = said["source"], _about(source)
+    changed = [k for k in ("uri", "level", "identity") if was[k] != now[k]]
+    if changed:
+        names = {"identity": "shape, type, chunks, codecs or voxel size"}
+        raise VolumeError(
+            f"this store belongs to another source: {', '.join(names.get(k, k) for k in changed)} differ",
+            where=files.uri,
+            why=f"made from {was['uri']} level {was['level']}, asked for {now['uri']} level {now['level']}",
+            do="name another output; if the source has only moved, set zmend.source.uri in the store's attributes",
+        )
+    overlay = Volume.open(f"{files.uri}/{OVERLAY}")
+    if overlay.shape[0] > source.shape[0]:
+        raise VolumeError(
+            f"the source has {source.shape[0]} sections, it had {overlay.shape[0]}",
+            where=source.uri,
+            why="a source may grow in z, not shrink: sections that were restored would be lost",
+            do="name another output",
+        )
+
+
+def _check_grid(path: Path, grid: dict[str, Any]) -> None:
+    _said(str(path))
+    overlay = open_overlay(str(path))
+    wanted = grid["chunks"], grid["shards"] or grid["chunks"]
+    if (overlay.chunks, overlay.grain) != wanted:
+        raise VolumeError(
+            f"the store's overlay has chunks {overlay.chunks}, shards {overlay.grain}; asked for {wanted}",
+            where=str(path),
+            why="slabs are whole shards of the overlay, and it is made once",
+            do="keep the sizes that the store was made with, or name another output",
+        )
