@@ -1,0 +1,85 @@
+"""The command: cheap help, words for errors, exit codes, stable JSON."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("torch", "dask", "distributed", "zarr", "numpy", "rich", "pydantic", "yaml")
+
+
+def zmend(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    code = "from pipeline.cli import main; main()"
+    return subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, cwd=cwd or ROOT, timeout=120,
+                          env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "COLUMNS": "200"}, check=False)  # fmt: skip
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = f"""
+import sys
+from click.testing import CliRunner
+from pipeline.cli import cli
+result = CliRunner().invoke(cli, ["--help"])
+assert result.exit_code == 0 and "zmend verify mended.zarr" in result.output, result.output
+print([m for m in {HEAVY} if m in sys.modules])
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_help_takes_less_than_a_third_of_a_second_of_cpu() -> None:
+    def cpu() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    taken = []
+    for _ in range(3):
+        before = cpu()
+        assert zmend("--help").returncode == 0
+        taken.append(cpu() - before)
+    assert min(taken) < 0.3
+
+
+@pytest.mark.parametrize("verb", ["plan", "run", "merge", "status", "verify", "demo", "doctor"])
+def test_help_of_each_verb_opens_with_a_runnable_example(verb: str) -> None:
+    text = zmend(verb, "--help").stdout
+    assert f"zmend {verb}" in text.split("Options:")[0].split("\n", 2)[2]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["plam", "x"], 2, "Did you mean 'plan'?"),
+        (["frobnicate"], 2, "Verbs: plan, run"),
+        (["plan"], 2, "give a configuration or --shape"),
+        (["plan", "--shape", "3,4"], 2, "is not three integers"),
+        (["plan", "--shape", "0,4,4"], 2, "has an empty axis"),
+        (["run", "nowhere.yaml"], 3, "the configuration cannot be read"),
+        (["verify", "nowhere.zarr"], 3, "nowhere.zarr"),
+        (["status", "nowhere.zarr"], 3, "nowhere.zarr"),
+        (["doctor", "/nowhere"], 7, "is not a folder"),
+    ],
+)
+def test_errors_have_words_codes_and_no_traceback(args: list[str], code: int, words: str) -> None:
+    found = zmend(*args)
+    assert found.returncode == code, found.stderr
+    assert words in found.stderr + found.stdout
+    assert "Traceback" not in found.stderr + found.stdout
+
+
+def test_vv_shows_the_traceback() -> None:
+    assert "Traceback" in zmend("-vv", "run", "nowhere.yaml").stderr
+
+
+def test_doctor_finds_this_machine_fit(tmp_path: Path) -> None:
+    found = zmend("doctor", str(tmp_path), "--json")
+    document = json.loads(found.stdout)
+    names = {f["name"] for f in document["findings"]}
+    assert {"zarr", "weights", "link if absent", "rename over", "free space"} <= names
+    assert found.returncode == 0, document
