@@ -106,40 +106,42 @@ class _Body:
     phase: float
 
 
+_KNOTS = {  # spacing of each field's knots: sections, pixels
+    **dict.fromkeys(("sway_y", "sway_x"), (7, 70)),
+    **dict.fromkeys(("bend_y", "bend_x"), (4, 28)),
+    **dict.fromkeys(("wiggle_y", "wiggle_x"), (2.5, 12)),
+    **dict.fromkeys(("light", "stain"), (20, 120)),
+    **dict.fromkeys(("mottle", "reticulum"), (1.5, 11)),
+    "gate": (3, 45),
+}
+
+
 def _grow(rng: Generator, sections: Array, lateral: Sequence[Array]) -> _Tissue:
     centres, radii = _packed(rng, np.array([c.max() for c in lateral]))
     n = len(radii)
     steps = rng.standard_normal((_weights(sections / KNOTS_Z).shape[1], n, 3)) * (20, 20, 0.25)
     steps[..., :2] *= np.clip(radii / 25, 0.7, 1.4)[:, None]  # the large ones move more, as they lie oblique
-    paths = steps + np.column_stack([centres, np.log(radii)])
-    neurite = np.arange(n)
-    for i in np.flatnonzero(rng.random(n) < 0.3):  # joined to a neighbour: profiles that are not convex
-        gap = np.hypot(*(centres - centres[i]).T) - radii
-        gap[i] = np.inf
-        neurite[neurite == neurite[i]] = neurite[gap.argmin()]
-    fields = {
-        name: _Field.draw(rng, sections, lateral, knot)
-        for name, knot in {
-            **dict.fromkeys(("sway_y", "sway_x"), (7, 70)),
-            **dict.fromkeys(("bend_y", "bend_x"), (4, 28)),
-            **dict.fromkeys(("wiggle_y", "wiggle_x"), (2.5, 12)),
-            **dict.fromkeys(("light", "stain"), (20, 120)),
-            **dict.fromkeys(("mottle", "reticulum"), (1.5, 11)),
-            "gate": (3, 45),
-        }.items()
-    }
-    bouton = rng.random(n) < 0.35
     return _Tissue(
         lateral=lateral,
-        paths=paths,
-        neurite=neurite,
-        grey=rng.normal(172, 16, n),
-        vesicles=np.where(bouton, 1 / 300, 1 / 3000),
+        paths=steps + np.column_stack([centres, np.log(radii)]),
+        neurite=_joined(rng, centres, radii),
+        grey=rng.normal(160, 16, n),
+        vesicles=np.where(rng.random(n) < 0.35, 1 / 300, 1 / 3000),
         bodies=[
             _body(rng, i, radii[i], sections) for i in np.flatnonzero(radii > 15) for _ in range(rng.integers(0, 3))
         ],
-        fields=fields,
+        fields={name: _Field.draw(rng, sections, lateral, knot) for name, knot in _KNOTS.items()},
     )
+
+
+def _joined(rng: Generator, centres: Array, radii: Array) -> Array:
+    """The neurite of each profile (n,): some are joined to the nearest other one, for shapes that are not convex."""
+    neurite = np.arange(len(radii))
+    for i in np.flatnonzero(rng.random(len(radii)) < 0.3):
+        gap = np.hypot(*(centres - centres[i]).T) - radii
+        gap[i] = np.inf
+        neurite[neurite == neurite[i]] = neurite[gap.argmin()]
+    return neurite
 
 
 def _packed(rng: Generator, extent: Array) -> tuple[Array, Array]:
