@@ -106,9 +106,10 @@ def plan(
 @cli.command()
 @click.argument("config")
 @click.option("--plan", "reviewed", help="Refuse to run unless this reviewed plan file still holds.")
+@click.option("--redo", multiple=True, metavar="SLAB", help="Do this finished slab again (its id, or how it begins).")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be done; do nothing.")
 @as_json
-def run(config: str, reviewed: str | None, dry_run: bool, as_json: bool) -> None:
+def run(config: str, reviewed: str | None, redo: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Restore what is flagged, merge, and record it. The same command resumes, and redoes only what changed.
 
     \b
@@ -140,7 +141,7 @@ def run(config: str, reviewed: str | None, dry_run: bool, as_json: bool) -> None
 
     stop = Stop()
     with _interrupts(stop), show.Progress(quiet=as_json) as progress:
-        summary = run_it(made, on_event=progress, stop=stop)
+        summary = run_it(made, on_event=progress, stop=stop, redo=redo)
     _say(summary, as_json, show.summary)
     if summary["quarantined"]:
         raise SystemExit(4)
@@ -213,7 +214,7 @@ def verify(store: str, replay: int, seed: int, as_json: bool) -> None:
         raise VerifyError(
             f"verification failed: {', '.join(failed)}",
             where=store,
-            do="do not use this store; if chunks were lost or changed, delete their records and run again",
+            do="do not use this store; make doubtful slabs again: zmend run zmend.yaml --redo SLAB",
         )
 
 

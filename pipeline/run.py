@@ -11,7 +11,7 @@ import platform
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 from pipeline.box import Box
 from pipeline.cluster import connect, threads_per_worker
 from pipeline.config import Config, Site
-from pipeline.errors import InputError, Interrupted, PlanChangedError, StoreLockedError, ZmendError
+from pipeline.errors import InputError, Interrupted, PlanChangedError, StoreLockedError, UsageError, ZmendError
 from pipeline.job import Proposal, current_plan, install, open_job
 from pipeline.ledger import Ledger
 from pipeline.lock import StoreLock
@@ -41,8 +41,12 @@ class Stop:
     requested: bool = False
 
 
-def run(proposal: Proposal, *, on_event: OnEvent = lambda _: None, stop: Stop | None = None) -> dict[str, Any]:
-    """Do what the proposal says and return the summary. Raises Interrupted, StoreLockedError, ZmendError.
+def run(
+    proposal: Proposal, *, on_event: OnEvent = lambda _: None, stop: Stop | None = None, redo: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Do what the proposal says and return the summary. Raises Interrupted, StoreLockedError, UsageError, ZmendError.
+
+    redo: ids of slabs (or the first characters of them) that are done again although they have a record.
 
     Done slabs stay done: running again does only what changed.
     """
@@ -54,7 +58,7 @@ def run(proposal: Proposal, *, on_event: OnEvent = lambda _: None, stop: Stop | 
     ledger = Ledger(out)
     with StoreLock(out):
         tell = _logged(out, run_id, config, on_event)
-        retired = _supersede(plan, ledger, out, run_id)
+        retired = _supersede(plan, ledger, out, run_id, _named(redo, ledger))
         todo = [s for s in plan.slabs if not ledger.has(s.id)]
         tell({"kind": "begin", "run": run_id, "slabs": len(plan.slabs), "todo": len(todo), "retired": retired})
         moved = _work_off(todo, plan, config, run_id, tell, stop)
@@ -171,7 +175,7 @@ def _dask(todo: Iterable[Slab], task: Task, site: Site, tell: OnEvent, stop: Sto
     with connect(site) as client:
         attempts, pending = Attempts(site.attempts, tell), iter(todo)
         flying: dict[str, Slab] = {}
-        done = as_completed()
+        done = as_completed(loop=client.loop)
 
         def send(slab: Slab) -> None:
             key = f"slab-{slab.id}-{attempts.count[slab.id]}"
@@ -199,9 +203,18 @@ def _dask(todo: Iterable[Slab], task: Task, site: Site, tell: OnEvent, stop: Sto
         attempts.finish()
 
 
-def _supersede(plan: Plan, ledger: Ledger, out: str, run_id: str) -> int:
+def _named(prefixes: Sequence[str], ledger: Ledger) -> set[str]:
+    """The recorded slabs whose ids begin so. Raises UsageError for one that names none."""
+    named = {p: {i for i in ledger.ids() if i.startswith(p)} for p in prefixes}
+    for prefix, found in named.items():
+        if not found or not prefix:
+            raise UsageError(f"no finished slab is called '{prefix}'", do="zmend verify names the slabs that it doubts")
+    return set().union(*named.values())
+
+
+def _supersede(plan: Plan, ledger: Ledger, out: str, run_id: str, redo: set[str]) -> int:
     """Put the plan in force: retire the records of other plans and erase the chunks that they wrote."""
-    stale = ledger.ids() - {s.id for s in plan.slabs}
+    stale = (ledger.ids() - {s.id for s in plan.slabs}) | redo
     ledger.retire(stale)
     overlay, labels = open_overlay(out), open_labels(out)
     for path, record in ledger.retiring():

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from pipeline.blend import LEFT, ORIGINAL
 from pipeline.box import Box
-from pipeline.errors import ZmendError
+from pipeline.errors import VolumeError, ZmendError
 from pipeline.job import current_plan, open_job
 from pipeline.merge import read_merge, source_manifest
 from pipeline.plan import Plan, Slab
@@ -59,23 +60,22 @@ def verify(
     plan = current_plan(out)
     job = open_job(out, plan.hash)
     records = {s.id: job.ledger.get(s.id) for s in plan.slabs if job.ledger.has(s.id)}
-    volume_mode = read_attrs(out)["zmend"].get("mode", "volume") == "volume"
-    merged = open_merged(out) if volume_mode else None
+    merged = _merged(out)
     tally: Counter[str] = Counter()
-    steps: list[Callable[[], Check]] = [
-        lambda: _structure(out, job, merged),
-        lambda: _finished(out, plan, records, job, volume_mode),
-        lambda: _inputs(plan, job),
-        lambda: _digests(records, job, threads, tally),
-        lambda: _lineage(plan, records, job),
-    ]
+    steps: dict[str, Callable[[], Check]] = {
+        "structure": lambda: _structure(out, job, merged),
+        "finished": lambda: _finished(out, plan, records, job, merged is not None),
+        "inputs": lambda: _inputs(plan, job),
+        "digests": lambda: _digests(records, job, threads, tally),
+        "lineage": lambda: _lineage(plan, records, job),
+    }
     if merged is not None:
-        steps.append(lambda: _identity(merged, job, threads, tally))
+        steps["identity"] = lambda: _identity(merged, job, threads, tally)
     if replay:
-        steps.append(lambda: _replay(plan, records, job, replay, seed))
+        steps["replay"] = lambda: _replay(plan, records, job, replay, seed)
     found = []
-    for step in steps:
-        found.append(step().document())
+    for name, step in steps.items():
+        found.append(_answer(name, step).document())
         on_check(found[-1])
     return {
         "ok": all(c["ok"] for c in found),
@@ -89,6 +89,28 @@ def verify(
         "voxels_left": tally["left"],
         "replayed": min(replay, len(records)),
     }
+
+
+def _answer(name: str, step: Callable[[], Check]) -> Check:
+    """The step's answer; that a file cannot be read at all is an answer too."""
+    try:
+        return step()
+    except (ZmendError, OSError) as e:
+        return Check(name, [_first(e)], "could not be carried out")
+
+
+def _first(error: BaseException) -> str:
+    return str(error).splitlines()[0]
+
+
+def _merged(out: str) -> Volume | None:
+    """The merged volume; None in a store that was asked to stop before the merge and never got one."""
+    try:
+        return open_merged(out)
+    except VolumeError:
+        if read_attrs(out)["zmend"].get("mode") == "overlay":
+            return None
+        raise
 
 
 def _structure(out: str, job: Job, merged: Volume | None) -> Check:
@@ -140,7 +162,7 @@ def _digests(records: dict[str, Any], job: Job, threads: int, tally: Counter[str
         try:
             seen, marks = job.overlay.read(box), job.labels.read(box)
         except (ZmendError, OSError) as e:
-            return slab, [f"slab {slab}, chunk {box}: {str(e).splitlines()[0]}"], Counter()
+            return slab, [f"slab {slab}: {_first(e)}"], Counter()
         wrong = [
             f"slab {slab}, {name} chunk {box} is not what was written"
             for name, array, said in (("overlay", seen, overlay), ("label", marks, labels))
@@ -189,7 +211,7 @@ def _overlaps(slabs: tuple[Slab, ...]) -> Iterator[tuple[str, str]]:
         by_run.setdefault((s.write.start[1], s.write.start[2]), []).append(s)
     for group in by_run.values():
         ordered = sorted(group, key=lambda s: s.write.start[0])
-        yield from ((a.id, b.id) for a, b in zip(ordered, ordered[1:], strict=False) if (a.write & b.write).size)
+        yield from ((a.id, b.id) for a, b in pairwise(ordered) if (a.write & b.write).size)
 
 
 def _identity(merged: Volume, job: Job, threads: int, tally: Counter[str]) -> Check:
@@ -198,21 +220,26 @@ def _identity(merged: Volume, job: Job, threads: int, tally: Counter[str]) -> Ch
     grain = tuple(max(a, b) for a, b in zip(job.source.grain, (1, 512, 512), strict=True))
     whole = Box.of(job.source.shape)
 
-    def look(cell: Box) -> tuple[int, int, int, Box]:
+    def look(cell: Box) -> tuple[int, int, str]:
         box = cell & whole
-        source, made, marks = job.source.read(box), merged.read(box), job.labels.read(box)
-        kept = (marks == ORIGINAL) | (marks == LEFT)
+        try:
+            source, made, marks = job.source.read(box), merged.read(box), job.labels.read(box)
+            kept = (marks == ORIGINAL) | (marks == LEFT)
+            astray = int(((job.overlay.read(box) != made) & ~kept).sum()) if not kept.all() else 0
+        except (ZmendError, OSError) as e:
+            return 0, 0, _first(e)
         changed = int(((source != made) & kept).sum())
-        astray = int(((job.overlay.read(box) != made) & ~kept).sum()) if not kept.all() else 0
-        return changed, astray, int(kept.sum()), box
+        said = f"{changed} voxels outside the mask differ from the source in {box}" if changed else ""
+        return (
+            changed,
+            int(kept.sum()),
+            said or (f"{astray} synthetic voxels are not the overlay's in {box}" if astray else ""),
+        )
 
     with ThreadPoolExecutor(threads) as pool:
-        for changed, astray, kept, box in pool.map(look, whole.cells(grain)):  # type: ignore[arg-type]
+        for changed, kept, finding in pool.map(look, whole.cells(grain)):  # type: ignore[arg-type]
             tally.update(changed=changed, compared=kept)
-            if changed:
-                check.findings.append(f"{changed} voxels outside the mask differ from the source in {box}")
-            if astray:
-                check.findings.append(f"{astray} synthetic voxels are not the overlay's in {box}")
+            check.findings += [finding] if finding else []
     check.detail = f"{tally['compared']} voxels outside the mask compared, {tally['changed']} differ"
     return check
 

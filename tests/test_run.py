@@ -1,0 +1,312 @@
+"""The whole path on small real stores: what a run does, does again, refuses, and leaves."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.blend import LEFT
+from pipeline.box import Box
+from pipeline.config import load
+from pipeline.errors import InputError, PlanChangedError, StoreLockedError, ZmendError
+from pipeline.job import propose
+from pipeline.lock import StoreLock
+from pipeline.run import remerge, run, status
+from pipeline.verify import verify
+from pipeline.volume import Volume
+from tests.jobs import NM, SHAPE, Job, build, command, save, store_digest, tissue, tree, voxel_digest, voxels
+
+KEYS = {"run", "slabs", "done", "quarantined", "not_restorable", "voxels_restored", "bytes_read", "bytes_written", "seconds", "output"}
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return build(tmp_path)
+
+
+def check(out: Path, **kw: int) -> dict:
+    """Every test that makes a store ends here: the store must verify."""
+    found = verify(str(out), **kw)
+    assert found["ok"], [c for c in found["checks"] if not c["ok"]]
+    assert found["voxels_changed_outside_mask"] in (0, None)
+    return found
+
+
+def test_a_flagged_volume_becomes_a_mended_one(job: Job) -> None:
+    summary = job.run()
+    assert set(summary) >= KEYS
+    assert summary["voxels_restored"] == job.flagged.sum()
+    assert (summary["quarantined"], summary["not_restorable"]) == (0, [])
+    found = check(job.folder / "out.zarr", replay=4)
+    assert found["voxels_synthetic"] == job.flagged.sum()
+    made = voxels(job.folder / "out.zarr")
+    error = np.abs(made.astype(int) - job.truth)[job.flagged].mean()
+    assert error < np.abs(job.damaged.astype(int) - job.truth)[job.flagged].mean() / 2
+
+
+def test_known_voxels_are_returned_bit_for_bit(job: Job) -> None:
+    job.run()
+    for what in ("merged", "overlay"):
+        made, labels = voxels(job.folder / "out.zarr", what), voxels(job.folder / "out.zarr", "labels")
+        where = ~job.flagged if what == "merged" else (labels == 0) & (made > 0)
+        np.testing.assert_array_equal(made[where], job.damaged[where])
+    assert ((labels > 0) == job.flagged).all()
+
+
+def test_z_never_shifts(job: Job) -> None:
+    job.run()
+    made = Volume.open(str(job.folder / "out.zarr"))
+    assert made.shape == SHAPE
+    assert made.voxel_nm == NM
+    kept = [z for z in range(SHAPE[0]) if not job.flagged[z].any()]
+    np.testing.assert_array_equal(voxels(job.folder / "out.zarr")[kept], job.damaged[kept])
+
+
+def test_source_is_never_written(job: Job) -> None:
+    before = tree(job.raw)
+    job.run()
+    job.flags("z_start,z_stop,class\n2,3,missing\n")
+    job.run()
+    check(job.folder / "out.zarr")
+    assert tree(job.raw) == before
+
+
+def test_labels_tell_sections_regions_and_feather_apart(job: Job) -> None:
+    job.run()
+    labels = voxels(job.folder / "out.zarr", "labels")
+    for z in range(SHAPE[0]):
+        whole = job.flagged[z].all()
+        allowed = [{1}] if whole else [{0, 2, 3}, {0, 3}] if job.flagged[z].any() else [{0}]  # a thin fold is all feather
+        assert set(np.unique(labels[z])) in allowed
+
+
+def test_running_again_does_nothing(job: Job) -> None:
+    job.run()
+    before = store_digest(job.folder / "out.zarr")
+    events: list[dict] = []
+    run(propose(job.load()), on_event=events.append)
+    assert next(e for e in events if e["kind"] == "begin")["todo"] == 0
+    assert store_digest(job.folder / "out.zarr") == before
+
+
+def redone(job: Job, **parts) -> set[tuple[int, int]]:
+    """Run, and return the (z0, z1) of the slabs that were worked on."""
+    events: list[dict] = []
+    run(propose(job.load(**parts)), on_event=events.append)
+    check(job.folder / "out.zarr")
+    return {(e["write"][0][0], e["write"][1][0]) for e in events if e["kind"] == "slab"}
+
+
+def test_run_again_does_only_what_changed(job: Job) -> None:
+    job.flags("3\n8\n12\n")
+    assert redone(job) == {(3, 4), (8, 9), (12, 13)}
+    original = voxel_digest(job.folder / "out.zarr")
+    job.flags("3\n12\n")  # one flag taken back: nothing is made, the source comes back there
+    assert redone(job) == set()
+    np.testing.assert_array_equal(voxels(job.folder / "out.zarr")[8], job.damaged[8])
+    job.flags("3\n5\n12\n")  # 5 is second neighbour of 3: both
+    assert redone(job) == {(3, 4), (5, 6)}
+    job.flags("3\n8\n12\n")  # back to the first
+    assert redone(job) == {(3, 4), (8, 9)}
+    assert voxel_digest(job.folder / "out.zarr") == original
+    assert redone(job, recipe={"restorer": "tests.toys:Retrained"}) == {(3, 4), (8, 9), (12, 13)}
+
+
+def test_a_volume_that_grows_keeps_what_was_done(job: Job) -> None:
+    job.flags("3\n8\n")
+    job.run()
+    before = voxels(job.folder / "out.zarr")
+    raw = Volume.open(str(job.raw), writable=True)
+    raw.resize((24, *SHAPE[1:]))
+    raw.write(Box((16, 0, 0), (24, *SHAPE[1:])), tissue((24, *SHAPE[1:]))[16:])
+    job.flags("3\n8\n20\n")
+    assert redone(job) == {(20, 21)}
+    np.testing.assert_array_equal(voxels(job.folder / "out.zarr")[:16], before)
+
+
+def test_chunks_that_were_replaced_in_the_source_are_done_again(job: Job) -> None:
+    job.flags("3\n13\n")
+    job.run()
+    raw = Volume.open(str(job.raw), writable=True)
+    time.sleep(0.01)
+    raw.write(Box((8, 0, 0), (16, *SHAPE[1:])), 255 - job.damaged[8:])
+    assert redone(job) == {(13, 14)}
+    np.testing.assert_array_equal(voxels(job.folder / "out.zarr")[9], 255 - job.damaged[9])
+
+
+def test_overlay_first_and_merge_later_is_the_same_volume(job: Job) -> None:
+    job.run("at-once.zarr")
+    summary = job.run("later.zarr", output={"mode": "overlay"})
+    assert check(job.folder / "later.zarr")["voxels_changed_outside_mask"] is None
+    assert summary["done"] == summary["slabs"]
+    merged = remerge(str(job.folder / "later.zarr"))
+    assert merged["voxels_changed"] > 0
+    assert check(job.folder / "later.zarr")["voxels_changed_outside_mask"] == 0
+    assert voxel_digest(job.folder / "later.zarr") == voxel_digest(job.folder / "at-once.zarr")
+
+
+@pytest.mark.parametrize(
+    ("flags", "z", "words"),
+    [("0\n", [0, 1], "the volume ends here"), ("15\n", [15, 16], "the volume ends here"), ("4:8\n", [4, 8], "4 sections in a row")],
+)
+def test_what_cannot_be_restored_is_listed_left_and_labelled(job: Job, flags: str, z: list[int], words: str) -> None:
+    job.flags(flags + "10\n")
+    summary = job.run()
+    (entry,) = summary["not_restorable"]
+    assert entry["z"] == z
+    assert words in entry["why"]
+    assert entry["voxels"] == (z[1] - z[0]) * SHAPE[1] * SHAPE[2]
+    made, labels = voxels(job.folder / "out.zarr"), voxels(job.folder / "out.zarr", "labels")
+    assert (labels[z[0] : z[1]] == LEFT).all()
+    np.testing.assert_array_equal(made[z[0] : z[1]], job.damaged[z[0] : z[1]])
+    check(job.folder / "out.zarr")
+
+
+def test_a_restorer_that_gives_nan_is_quarantined(job: Job) -> None:
+    summary = job.run(recipe={"options": {"spoil": "nan"}})
+    assert summary["quarantined"] > 0
+    assert summary["done"] + summary["quarantined"] == summary["slabs"], "slabs where a mask is empty have nothing to spoil"
+    assert summary["voxels_restored"] == 0
+    np.testing.assert_array_equal(voxels(job.folder / "out.zarr"), job.damaged)
+    assert "NaN" in summary["not_restorable"][0]["why"]
+    check(job.folder / "out.zarr")
+
+
+def test_quarantine_ends_the_command_with_4(job: Job) -> None:
+    config = job.config(recipe={"options": {"spoil": "nan"}})
+    process = command("run", str(config), "--json", cwd=job.folder)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 4
+    assert json.loads(out)["quarantined"] > 0
+
+
+def test_do_not_touch_wins(job: Job) -> None:
+    job.flags("z_start,z_stop,class,y_start,y_stop,x_start,x_stop\n5,6,missing,,,,\n5,6,do_not_touch,10,90,20,60\n")
+    job.run()
+    made, labels = voxels(job.folder / "out.zarr"), voxels(job.folder / "out.zarr", "labels")
+    np.testing.assert_array_equal(made[5, 10:90, 20:60], job.damaged[5, 10:90, 20:60])
+    assert not labels[5, 10:90, 20:60].any()
+    assert labels[5].sum() == (labels[5] > 0).sum() > 0
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_dtypes_and_formats(tmp_path: Path, dtype, zarr_format: int) -> None:
+    job = build(tmp_path, dtype=dtype, zarr_format=zarr_format)
+    job.run()
+    check(job.folder / "out.zarr", replay=1)
+    assert voxels(job.folder / "out.zarr").dtype == dtype
+
+
+def test_sharded_source_and_overlay(tmp_path: Path) -> None:
+    job = build(tmp_path, chunks=(1, 64, 64), shards=(8, 128, 128))
+    job.run(output={"chunk_px": 64, "shard_px": 128})
+    check(job.folder / "out.zarr", replay=1)
+
+
+def test_missing_chunk_is_never_mistaken_for_black_tissue(job: Job) -> None:
+    job.flags("3\n")
+    clean = job.run("clean.zarr")["voxels_restored"]
+    (gone,) = [p for p in job.raw.glob("c/0/0/0")]
+    gone.unlink()  # holds section 3 and its neighbours at y, x < 128
+    summary = job.run()
+    assert summary["voxels_restored"] < clean
+    assert "no chunk here" in summary["not_restorable"][0]["why"]
+    labels = voxels(job.folder / "out.zarr", "labels")
+    assert (labels[3, :128, :128] == LEFT).all()
+    assert job.run("black.zarr", volume={"missing_chunks": "background"})["voxels_restored"] == clean
+
+
+def test_a_passing_fault_is_tried_again(job: Job) -> None:
+    marks = job.folder / "marks"
+    marks.mkdir()
+    events: list[dict] = []
+    config = job.load(recipe={"restorer": "tests.toys:Flaky", "options": {"marks": str(marks)}}, site={"attempts": 40})
+    summary = run(propose(config), on_event=events.append)
+    assert summary["done"] == summary["slabs"]
+    assert any("a passing fault" in e["error"] for e in events if e["kind"] == "failure")
+    check(job.folder / "out.zarr")
+
+
+def test_when_everything_fails_alike_the_run_stops(job: Job) -> None:
+    with pytest.raises(ZmendError, match="everything fails alike|failed 3 times") as e:
+        job.run(recipe={"restorer": "tests.toys:Broken"}, site={"slab_px": 128})
+    assert "no such luck" in e.value.why
+    assert "run again" in e.value.do
+
+
+def test_the_output_may_not_lie_in_the_source(job: Job) -> None:
+    for out in ("raw.zarr", "raw.zarr/mended", "."):
+        with pytest.raises(InputError):
+            job.run(out)
+    assert not (job.raw / "mended").exists()
+
+
+def test_a_live_run_keeps_a_second_one_out(job: Job) -> None:
+    job.run()
+    with StoreLock(str(job.folder / "out.zarr")), pytest.raises(StoreLockedError):
+        job.run()
+
+
+def test_a_reviewed_plan_binds(job: Job) -> None:
+    config = job.config()
+    plan = command("plan", str(config), "--json", cwd=job.folder)
+    document = json.loads(plan.communicate(timeout=120)[0])
+    assert Path(document["file"]).exists()
+    assert document["totals"]["slabs"] == len(propose(load(config)).plan.slabs)
+    held = command("run", str(config), "--plan", document["file"], "--json", cwd=job.folder)
+    assert json.loads(held.communicate(timeout=120)[0])["plan"] == document["plan"]
+    job.flags("3\n")
+    broken = command("run", str(config), "--plan", document["file"], cwd=job.folder)
+    _, err = broken.communicate(timeout=120)
+    assert broken.returncode == 3
+    assert "the plan no longer holds" in err
+    assert "changed since: flags" in err
+
+
+def test_a_dry_run_writes_nothing(job: Job) -> None:
+    before = {p.name for p in job.folder.iterdir()}
+    process = command("run", str(job.config()), "--dry-run", cwd=job.folder)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert "flagged at most" in out
+    assert {p.name for p in job.folder.iterdir()} - before == {"zmend.yaml", "zmend_main.py"}
+
+
+def test_a_bad_input_leaves_no_half_made_output(job: Job) -> None:
+    job.flags("99\n")
+    with pytest.raises(InputError):
+        job.run()
+    assert not (job.folder / "out.zarr").exists()
+
+
+def test_ctrl_c_drains_and_the_same_command_goes_on(job: Job) -> None:
+    config = job.config(recipe={"options": {"sleep": 0.03}}, site={"workers": 2, "slab_px": 128})
+    process = command("run", str(config), cwd=job.folder)
+    records = job.folder / "out.zarr" / "zmend" / "records"
+    while not list(records.glob("??/*.json")):
+        time.sleep(0.02)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 75, err
+    assert "stopping after the slabs in hand" in err
+    assert "run the same command again" in err
+    seen = status(str(job.folder / "out.zarr"))
+    assert 0 < seen["done"] < seen["slabs"]
+    assert not seen["locked"]
+    again = command("run", str(config), "--json", cwd=job.folder)
+    document = json.loads(again.communicate(timeout=120)[0])
+    assert document["done"] == document["slabs"]
+    check(job.folder / "out.zarr")
+
+
+def test_status_before_any_run(tmp_path: Path) -> None:
+    save(tmp_path / "x.zarr", np.zeros((2, 64, 64), np.uint8), (1, 64, 64))
+    with pytest.raises((PlanChangedError, InputError)):
+        status(str(tmp_path / "x.zarr"))

@@ -1,0 +1,160 @@
+"""Verify finds whatever was changed after the run, wherever it was changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.box import Box
+from pipeline.store import open_labels, open_overlay
+from pipeline.verify import verify
+from pipeline.volume import Volume
+from tests.jobs import Job, build, command
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    job = build(tmp_path_factory.mktemp("finished"), chunks=(2, 128, 128))
+    job.run()
+    return job
+
+
+@pytest.fixture
+def job(finished: Job, tmp_path: Path) -> Job:
+    """A copy that a test may spoil. Times are kept and links stay links, as in a store that was never moved."""
+    shutil.rmtree(tmp_path)
+    os.system(f"cp -a {finished.folder} {tmp_path}")
+    out = tmp_path / "out.zarr"
+    for text in (out / "zarr.json", *(out / "zmend/plans").iterdir(), *(out / "zmend/flags").iterdir()):
+        text.write_text(text.read_text().replace(str(finished.folder), str(tmp_path)))  # point the copy at its own source
+    return Job(tmp_path, finished.truth, finished.damaged, finished.flagged)
+
+
+def failed(job: Job, **kw: int) -> set[str]:
+    found = verify(str(job.folder / "out.zarr"), **kw)
+    return {c["name"] for c in found["checks"] if not c["ok"]}
+
+
+def test_every_synthetic_voxel_has_one_record(job: Job) -> None:
+    found = verify(str(job.folder / "out.zarr"), replay=100)
+    assert found["ok"]
+    assert found["voxels_synthetic"] == job.flagged.sum()
+    assert found["voxels_compared"] == (~job.flagged).sum()
+    assert found["replayed"] == found["slabs"]
+
+
+def records(job: Job) -> list[Path]:
+    return sorted((job.folder / "out.zarr/zmend/records").glob("??/*.json"))
+
+
+def test_a_lost_record(job: Job) -> None:
+    path = next(p for p in records(job) if json.loads(p.read_text())["chunks"])
+    path.unlink()
+    assert {"finished", "lineage"} <= failed(job)
+
+
+def spoil(path: Path, at: int = -30) -> None:
+    """Flip one bit in the middle of a file, by a new file (a linked one must not spoil its other name)."""
+    body = bytearray(path.read_bytes())
+    body[at] ^= 4
+    path.unlink()
+    path.write_bytes(body)
+
+
+@pytest.mark.parametrize("array", ["zmend/overlay", "labels/synthetic/0"])
+def test_one_flipped_bit_in_what_was_written(job: Job, array: str) -> None:
+    spoil(max((job.folder / "out.zarr" / array / "c").rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0))
+    found = verify(str(job.folder / "out.zarr"))
+    (finding,) = next(c["findings"] for c in found["checks"] if c["name"] == "digests")[:1]
+    assert "cannot be decoded" in finding
+    slab = finding.split()[1].rstrip(":")
+    config = job.config()
+    healed = command("run", str(config), "--redo", slab[:8], "--json", cwd=job.folder)
+    out, err = healed.communicate(timeout=120)
+    assert healed.returncode == 0, err
+    assert not failed(job, replay=100)
+
+
+def test_redo_of_a_slab_that_is_not_there(job: Job) -> None:
+    process = command("run", str(job.config()), "--redo", "zzzz", cwd=job.folder)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "no finished slab is called 'zzzz'" in err
+
+
+def test_one_voxel_changed_outside_the_mask(job: Job) -> None:
+    volume = Volume.open(str(job.folder / "out.zarr/0"), writable=True)
+    box = Box((0, 0, 0), volume.grain)
+    data = volume.read(box).copy()
+    data[0, 0, 0] += 1  # section 0 is intact
+    volume.write(box, data)
+    found = verify(str(job.folder / "out.zarr"))
+    assert not found["ok"]
+    assert found["voxels_changed_outside_mask"] == 1
+    assert failed(job) == {"identity"}
+
+
+def test_one_voxel_changed_inside_the_mask(job: Job) -> None:
+    z, y, x = np.argwhere(job.flagged)[1000]
+    volume = Volume.open(str(job.folder / "out.zarr/0"), writable=True)
+    (box,) = [c & Box.of(volume.shape) for c in Box((z, y, x), (z + 1, y + 1, x + 1)).cells(volume.grain)]
+    data = volume.read(box).copy()
+    data[z - box.start[0], y - box.start[1], x - box.start[2]] ^= 1
+    volume.write(box, data)
+    assert failed(job) == {"identity"}
+
+
+def test_synthetic_voxels_that_nobody_recorded(job: Job) -> None:
+    labels, overlay = open_labels(str(job.folder / "out.zarr")), open_overlay(str(job.folder / "out.zarr"))
+    box = Box((0, 0, 0), overlay.grain)
+    for array in (labels, overlay):
+        array.write(box, np.ones(box.shape, array.dtype))
+    assert "lineage" in failed(job)
+
+
+def test_a_source_that_changed_after_the_merge(job: Job) -> None:
+    raw = Volume.open(str(job.raw), writable=True)
+    box = Box((0, 0, 0), raw.grain)
+    raw.write(box, raw.read(box) ^ 1)
+    assert "finished" in failed(job)
+
+
+def test_a_linked_chunk_that_was_written_in_place(job: Job) -> None:
+    linked = [p for p in (job.folder / "out.zarr/0/c").rglob("*") if p.is_file() and p.stat().st_nlink > 1]
+    if not linked:
+        pytest.skip("the file system made no links")
+    with linked[0].open("r+b") as f:  # both names see this
+        f.seek(10)
+        f.write(b"\x00\xff")
+    assert failed(job)
+
+
+def test_a_replay_with_other_results(job: Job) -> None:
+    """A record that hashes to what lies on disk, but not to what the recipe makes: only a replay can tell."""
+    path = next(p for p in records(job) if json.loads(p.read_text())["voxels"]["1"])
+    record = json.loads(path.read_text())
+    start, stop = (tuple(v) for v in record["chunks"][0][:2])
+    overlay = open_overlay(str(job.folder / "out.zarr"))
+    written = overlay.write(Box(start, stop), overlay.read(Box(start, stop)) ^ 1)
+    record["chunks"][0][2] = written.sha256
+    path.write_text(json.dumps(record))
+    assert "replay" not in failed(job)
+    assert "replay" in failed(job, replay=100)
+
+
+def test_the_command_ends_with_5_and_words(job: Job) -> None:
+    records(job)[0].unlink()
+    process = command("verify", "out.zarr", cwd=job.folder)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 5
+    assert "FAIL finished" in out
+    assert "has no record: run again" in out
+    assert "verification failed: finished" in err
+    document = json.loads(command("verify", "out.zarr", "--json", cwd=job.folder).communicate(timeout=120)[0])
+    assert document["ok"] is False
+    assert {"ok", "checks", "voxels_changed_outside_mask"} <= set(document)
