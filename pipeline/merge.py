@@ -57,9 +57,9 @@ class Merged:
     levels: int
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Level:
-    """One level of the pyramid: what it is made from, and which of its chunks are touched."""
+    """One level of the pyramid: what it is, and what it is made from."""
 
     source: Volume
     out: Volume
@@ -67,8 +67,22 @@ class _Level:
     ratio: ZYX  # voxels of the mended level in one voxel
     extent: ZYX  # voxels of the mended level that this level has footprints for
     finer: _Level | None
+
+
+@dataclass
+class _Target:
+    """An array to bring up to date: the image at a level, or the labels at a coarser level."""
+
+    name: str
+    level: _Level
+    out: Volume
+    is_image: bool
     touched: dict[ZYX, list[Box]] = field(default_factory=lambda: defaultdict(list))  # cell: label chunks over it
     done: dict[str, list[Any]] = field(default_factory=dict)  # cell: [inputs, size, mtime_ns] when it was written
+
+    def touches(self, labels: Voxels) -> Mask:
+        """Which labels make a chunk of this array differ from the source's (labels: from an absent one)."""
+        return _changed(labels) if self.is_image else labels > 0
 
 
 def merge(
@@ -83,25 +97,35 @@ def merge(
     """
     adopt(out, source, mode="volume")
     levels = _levels(source, out)
-    overlay, labels = open_overlay(out), open_labels(out)
-    before = _moved(levels, overlay, labels)
-    tally: Counter[str] = Counter(changed=0)
+    targets = list(_targets(levels, out))
+    work = _Work(open_overlay(out), open_labels(out), targets, progress or (lambda done, of: None))
+    volumes = [work.overlay, work.labels, *(v.source for v in levels), *(t.out for t in targets)]
+    read, written = _moved(volumes)
+    manifests, tally = [], work.tally
     with ThreadPoolExecutor(threads) as pool:
-        marks = _find_touched(levels, overlay, labels, pool, tally)
-        journal = _Journal(out, levels)
+        work.find_touched(pool)
+        journal = _Journal(out, targets)
         journal.put()  # from here to the end the store says that it is not merged
-        work = _Work(levels, overlay, labels, marks, journal, progress or (lambda done, of: None), tally)
-        manifests = []
-        for level in levels:
-            work.rewrite(level, pool, threads)
-            manifests.append(_clone_level(level, clone, pool, tally))
+        for target in targets:
+            work.rewrite(target, pool, threads, journal)
+            if target.is_image:
+                manifests.append(_clone(target, clone, pool, tally))
+            else:
+                _erase_stale(target)
     if tally["copied"]:
         os.sync()  # copies are not synced one by one; the journal must not be ahead of them
     journal.manifest = manifests[0]
     journal.put()
-    read, written = (a - b for a, b in zip(_moved(levels, overlay, labels), before, strict=True))
-    moved = read + tally["bytes"], written + tally["bytes"]
-    return Merged(tally["rewritten"], tally["linked"], tally["copied"], tally["changed"], *moved, len(levels))
+    now_read, now_written = _moved(volumes)
+    return Merged(
+        chunks_rewritten=tally["rewritten"],
+        chunks_linked=tally["linked"],
+        chunks_copied=tally["copied"],
+        voxels_changed=tally["changed"],
+        bytes_read=now_read - read + tally["bytes"],
+        bytes_written=now_written - written + tally["bytes"],
+        levels=len(levels),
+    )
 
 
 def source_manifest(source: Volume) -> str:
@@ -123,8 +147,7 @@ def _line(stored: Stored) -> bytes:
     return f"{stored.key}\t{stored.size}\t{stored.mtime_ns}\t{stored.etag}\n".encode()
 
 
-def _moved(levels: Sequence[_Level], *others: Volume) -> tuple[int, int]:
-    volumes = [v for level in levels for v in (level.source, level.out)] + list(others)
+def _moved(volumes: Sequence[Volume]) -> tuple[int, int]:
     return sum(v.bytes_read for v in volumes), sum(v.bytes_written for v in volumes)
 
 
@@ -141,6 +164,13 @@ def _levels(source: Volume, out: str) -> list[_Level]:
         ours = Volume.open(out, level=i, writable=True)
         levels.append(_Level(theirs, ours, step, ratio, extent, levels[-1] if levels else None))
     return levels
+
+
+def _targets(levels: Sequence[_Level], out: str) -> Iterator[_Target]:
+    for i, level in enumerate(levels):
+        yield _Target(str(i), level, level.out, True)
+        if level.finer is not None:
+            yield _Target(f"labels/{i}", level, open_labels(out, i), False)
 
 
 def _step(fine: Volume, coarse: Volume) -> ZYX:
@@ -180,13 +210,16 @@ def _footprint(box: Box, ratio: ZYX, extent: ZYX) -> Box:
     return Box(_times(box.start, ratio), _times(box.stop, ratio)) & Box.of(extent)
 
 
-def any_under(mask: Mask, box: Box, ratio: ZYX) -> Mask:
-    """Which coarse voxels hold a True voxel: `mask` (z, y, x) lies at `box`; the result at the coarse box over it."""
-    coarse = _coarser(box, ratio)
+def rank_under(labels: Voxels, box: Box, ratio: ZYX) -> Voxels:
+    """Coarser labels as ranks: of a footprint's labels the most telling, 1 before 2, 3, 4, 0. Rank = label - 1 mod 256.
+
+    `labels` (z, y, x) uint8 lie at `box`; the result (z, y, x) uint8 at the coarse box over it.
+    """
+    coarse, ranks = _coarser(box, ratio), labels - np.uint8(1)
     for axis, (a, r) in enumerate(zip(box.start, ratio, strict=True)):
         cuts = [max(0, i * r - a) for i in range(coarse.start[axis], coarse.stop[axis])]
-        mask = np.logical_or.reduceat(mask, cuts, axis)
-    return mask
+        ranks = np.minimum.reduceat(ranks, cuts, axis)
+    return ranks
 
 
 def mean_under(fine: Voxels, step: ZYX) -> Voxels:
@@ -200,82 +233,26 @@ def mean_under(fine: Voxels, step: ZYX) -> Voxels:
     return ((2 * total + count) // (2 * count)).astype(fine.dtype)
 
 
-# --- what is touched
-
-
-def _changed(labels: Voxels) -> Mask:
-    return np.asarray((labels >= 1) & (labels <= 3))
-
-
-def _find_touched(
-    levels: Sequence[_Level], overlay: Volume, labels: Volume, pool: ThreadPoolExecutor, tally: Counter[str]
-) -> dict[Box, str]:
-    """Note in every level which cells hold changed voxels, from the label chunks that exist. Returns their inputs."""
-
-    def look(box: Box) -> tuple[Box, int, list[list[ZYX]], str]:
-        mask = _changed(labels.read(box))
-        if not mask.any():
-            return box, 0, [], ""
-        _check_overlay(overlay, box, mask)
-        return box, int(mask.sum()), [list(_cells(v, box, mask)) for v in levels], _inputs(box, overlay, labels)
-
-    chunks = (c & Box.of(labels.shape) for present in labels.present() for c in present.cells(labels.chunks))
-    marks = {}
-    for box, changed, cells, inputs in _spread(pool, look, chunks):
-        tally["changed"] += changed
-        marks[box] = inputs
-        for level, touched in zip(levels, cells or [[]] * len(levels), strict=True):
-            for cell in touched:
-                level.touched[cell].append(box)
-    return marks
-
-
-def _inputs(box: Box, *volumes: Volume) -> str:
-    return sha256([v.inputs(box) for v in volumes])[:16]
-
-
-def _check_overlay(overlay: Volume, box: Box, mask: Mask) -> None:
-    for hole in overlay.absent(box):
-        if mask[hole.within(box)].any():
-            raise MissingChunkError(
-                f"labels tell of restored voxels in {hole}, but the overlay has no such chunk",
-                where=overlay.uri,
-                why="a chunk was deleted, or a run was killed between the two writes and not resumed",
-                do="run zmend run again: it restores what has no record",
-            )
-
-
-def _cells(level: _Level, box: Box, mask: Mask) -> Iterator[ZYX]:
-    for cell in _coarser(box, level.ratio).cells(level.out.grain):
-        here = _footprint(cell, level.ratio, level.extent) & box
-        if here.size and mask[here.within(box)].any():
-            yield _zyx(a // g for a, g in zip(cell.start, level.out.grain, strict=True))
-
-
 # --- rewriting
 
 
 class _Journal:
     """zmend/merge.json: which touched chunks are written, from which inputs; so that a second merge skips them."""
 
-    def __init__(self, out: str, levels: Sequence[_Level]) -> None:
-        self.files, self.levels, self.manifest = Files(out), levels, ""
-        self.flushed = monotonic()
+    def __init__(self, out: str, targets: Sequence[_Target]) -> None:
+        self.files, self.targets, self.manifest = Files(out), targets, ""
+        self.written = monotonic()
         raw = self.files.read("zmend/merge.json")
-        before = [] if raw is None else json.loads(raw)["touched"]
-        for level, done in zip(levels, before, strict=False):
-            level.done = {k: v for k, v in done.items() if _cell(k) in level.touched}
-
-    def flush(self) -> None:
-        if monotonic() - self.flushed > FLUSH_S:
-            self.put()
+        before = {} if raw is None else json.loads(raw)["touched"]
+        for target in targets:
+            target.done = {k: v for k, v in before.get(target.name, {}).items() if _cell(k) in target.touched}
 
     def put(self) -> None:
         """Write it; without a manifest it says that a merge is under way."""
-        touched = [dict(sorted(v.done.items())) for v in self.levels]
+        touched = {t.name: dict(sorted(t.done.items())) for t in self.targets}
         noted = {"schema": "zmend-merge/1", "source_manifest": self.manifest, "touched": touched}
         self.files.put("zmend/merge.json", json.dumps(noted).encode())
-        self.flushed = monotonic()
+        self.written = monotonic()
 
 
 def _name(cell: ZYX) -> str:
@@ -288,80 +265,143 @@ def _cell(name: str) -> ZYX:
 
 @dataclass
 class _Work:
-    """The rewriting of touched chunks."""
+    """Finding and rewriting the touched chunks."""
 
-    levels: Sequence[_Level]
     overlay: Volume
     labels: Volume
-    marks: dict[Box, str]
-    journal: _Journal
+    targets: Sequence[_Target]
     progress: Progress
-    tally: Counter[str]
+    tally: Counter[str] = field(default_factory=Counter)
+    marks: dict[Box, str] = field(default_factory=dict)  # label chunk: fingerprint of it and of the overlay's
     told: int = 0
 
-    def rewrite(self, level: _Level, pool: ThreadPoolExecutor, threads: int) -> None:
-        """Write every touched chunk of a level that is not up to date."""
-        itemsize, grain = level.out.dtype.itemsize, level.out.grain
-        window = max(1, min(threads, MEMORY_BYTES // (4 * itemsize * grain[0] * grain[1] * grain[2])))
-        for group in _spread(pool, lambda cells: self._group(level, cells), self._groups(level), window):
-            for cell, noted in group:
-                self.tally["rewritten"] += level.done.get(_name(cell)) != noted
-                level.done[_name(cell)] = noted
-            self.told += len(group)
-            self.progress(self.told, sum(len(v.touched) for v in self.levels))
-            self.journal.flush()
+    def find_touched(self, pool: ThreadPoolExecutor) -> None:
+        """Note which cells of every target the labels touch. Reads the label chunks that exist, and no others."""
+        chunks = (
+            c & Box.of(self.labels.shape) for shard in self.labels.present() for c in shard.cells(self.labels.chunks)
+        )
+        for box, changed, cells, mark in _spread(pool, self._look, chunks):
+            self.tally["changed"] += changed
+            self.marks[box] = mark
+            for target, touched in zip(self.targets, cells, strict=True):
+                for cell in touched:
+                    target.touched[cell].append(box)
 
-    def _groups(self, level: _Level) -> Iterable[list[ZYX]]:
+    def _look(self, box: Box) -> tuple[Box, int, list[list[ZYX]], str]:
+        labels = self.labels.read(box)
+        mask = _changed(labels)
+        _check_overlay(self.overlay, box, mask)
+        cells = [list(_cells(t, box, t.touches(labels))) for t in self.targets]
+        return box, int(mask.sum()), cells, sha256([v.inputs(box) for v in (self.overlay, self.labels)])[:16]
+
+    def rewrite(self, target: _Target, pool: ThreadPoolExecutor, threads: int, journal: _Journal) -> None:
+        """Write every touched chunk of a target that is not up to date."""
+        grain = target.out.grain
+        held = 4 * target.out.dtype.itemsize * grain[0] * grain[1] * grain[2]
+        window = max(1, min(threads, MEMORY_BYTES // held))
+        of = sum(len(t.touched) for t in self.targets)
+        for group in _spread(pool, lambda cells: self._group(target, cells), self._groups(target), window):
+            for cell, noted in group:
+                self.tally["rewritten"] += target.is_image and target.done.get(_name(cell)) != noted
+                target.done[_name(cell)] = noted
+            self.told += len(group)
+            self.progress(self.told, of)
+            if monotonic() - journal.written > FLUSH_S:
+                journal.put()
+
+    def _groups(self, target: _Target) -> Iterable[list[ZYX]]:
         """Touched cells that share overlay chunks: each chunk of the overlay is then read once, not once a cell."""
         groups: dict[ZYX, list[ZYX]] = defaultdict(list)
-        for cell in sorted(level.touched):
-            start = level.out.box(cell).start
-            lateral = (a * r // c for a, r, c in zip(start[1:], level.ratio[1:], self.labels.chunks[1:], strict=True))
+        ratio, chunks = target.level.ratio, self.labels.chunks
+        for cell in sorted(target.touched):
+            start = target.out.box(cell).start
+            lateral = (a * r // c for a, r, c in zip(start[1:], ratio[1:], chunks[1:], strict=True))
             groups[_zyx((cell[0], *lateral))].append(cell)
         return groups.values()
 
-    def _group(self, level: _Level, cells: list[ZYX]) -> list[tuple[ZYX, list[Any]]]:
+    def _group(self, target: _Target, cells: list[ZYX]) -> list[tuple[ZYX, list[Any]]]:
         seen: dict[Box, tuple[Mask, Voxels]] = {}
-        return [(cell, self._one(level, cell, seen)) for cell in cells]
+        return [(cell, self._one(target, cell, seen)) for cell in cells]
 
-    def _one(self, level: _Level, cell: ZYX, seen: dict[Box, tuple[Mask, Voxels]]) -> list[Any]:
-        box, boxes = level.out.box(cell), level.touched[cell]
-        inputs = self._inputs(level, box, boxes)
-        noted = level.done.get(_name(cell))
-        if noted is None or noted != _now(level.out, cell, inputs):
-            made = self._base(level, box, boxes, seen) if level.finer is None else self._coarse(level, box, boxes)
-            level.out.write(box, made)
-        return _now(level.out, cell, inputs)
+    def _one(self, target: _Target, cell: ZYX, seen: dict[Box, tuple[Mask, Voxels]]) -> list[Any]:
+        box, chunks = target.out.box(cell), target.touched[cell]
+        inputs = self._inputs(target, box, chunks)
+        if target.done.get(_name(cell)) != _now(target.out, cell, inputs):
+            target.out.write(box, self._made(target, box, chunks, seen))
+        return _now(target.out, cell, inputs)
 
-    def _inputs(self, level: _Level, box: Box, boxes: list[Box]) -> str:
-        below = []
-        if level.finer is not None:
-            below = [level.finer.out.inputs(_footprint(box, level.step, level.finer.out.shape))]
-        return sha256([level.source.inputs(box), below, sorted((str(b), self.marks[b]) for b in boxes)])[:16]
+    def _inputs(self, target: _Target, box: Box, chunks: list[Box]) -> str:
+        """What a chunk is made from, short."""
+        level, beside = target.level, []
+        if target.is_image:
+            beside = [level.source.inputs(box)]
+            finer = level.finer
+            beside += [finer.out.inputs(_footprint(box, level.step, finer.out.shape))] if finer is not None else []
+        return sha256([beside, sorted((str(c), self.marks[c]) for c in chunks)])[:16]
 
-    def _base(self, level: _Level, box: Box, boxes: list[Box], seen: dict[Box, tuple[Mask, Voxels]]) -> Voxels:
+    def _made(self, target: _Target, box: Box, chunks: list[Box], seen: dict[Box, tuple[Mask, Voxels]]) -> Voxels:
+        """What a chunk must hold: (z, y, x) voxels or labels of `box`."""
+        level = target.level
+        if level.finer is None:
+            return self._base(level, box, chunks, seen)
+        ranks = self._ranks(level, box, chunks)
+        return _coarse(level, box, ranks < 3) if target.is_image else ranks + np.uint8(1)
+
+    def _base(self, level: _Level, box: Box, chunks: list[Box], seen: dict[Box, tuple[Mask, Voxels]]) -> Voxels:
         made = level.source.read(box)
-        for chunk in boxes:
+        for chunk in chunks:
             if chunk not in seen:
                 seen[chunk] = _changed(self.labels.read(chunk)), self.overlay.read(chunk)
             mask, restored = (a[(chunk & box).within(chunk)] for a in seen[chunk])
             made[(chunk & box).within(box)][mask] = restored[mask]
         return made
 
-    def _coarse(self, level: _Level, box: Box, boxes: list[Box]) -> Voxels:
-        assert level.finer is not None
-        made, mask = level.source.read(box), np.zeros(box.shape, np.bool_)
+    def _ranks(self, level: _Level, box: Box, chunks: list[Box]) -> Voxels:
+        ranks = np.full(box.shape, 255, np.uint8)
         under = _footprint(box, level.ratio, level.extent)
-        for part in (chunk & under for chunk in boxes):
-            here = _coarser(part, level.ratio).within(box)
-            mask[here] |= any_under(_changed(self.labels.read(part)), part, level.ratio)
-        spans = [np.flatnonzero(mask.any(tuple(b for b in range(3) if b != a))) for a in range(3)]
-        low = _zyx(o + int(s[0]) for o, s in zip(box.start, spans, strict=True))
-        part = Box(low, _zyx(o + int(s[-1]) + 1 for o, s in zip(box.start, spans, strict=True)))
-        mean = mean_under(level.finer.out.read(_footprint(part, level.step, level.finer.out.shape)), level.step)
-        inner = part.within(box)
-        made[inner][mask[inner]] = mean[mask[inner]]
-        return made
+        for part in (chunk & under for chunk in chunks):
+            here = ranks[_coarser(part, level.ratio).within(box)]
+            np.minimum(here, rank_under(self.labels.read(part), part, level.ratio), out=here)
+        return ranks
+
+
+def _coarse(level: _Level, box: Box, mask: Mask) -> Voxels:
+    """The source's voxels, but means over the finer merged level where `mask`; only what lies under it is read."""
+    assert level.finer is not None
+    made = level.source.read(box)
+    spans = [np.flatnonzero(mask.any(tuple(b for b in range(3) if b != a))) for a in range(3)]
+    low = _zyx(o + int(s[0]) for o, s in zip(box.start, spans, strict=True))
+    part = Box(low, _zyx(o + int(s[-1]) + 1 for o, s in zip(box.start, spans, strict=True)))
+    mean = mean_under(level.finer.out.read(_footprint(part, level.step, level.finer.out.shape)), level.step)
+    inner = part.within(box)
+    made[inner][mask[inner]] = mean[mask[inner]]
+    return made
+
+
+def _changed(labels: Voxels) -> Mask:
+    return np.asarray((labels >= 1) & (labels <= 3))
+
+
+def _check_overlay(overlay: Volume, box: Box, mask: Mask) -> None:
+    for hole in overlay.absent(box) if mask.any() else ():
+        if mask[hole.within(box)].any():
+            raise MissingChunkError(
+                f"labels tell of restored voxels in {hole}, but the overlay has no such chunk",
+                where=overlay.uri,
+                why="a chunk was deleted, or a run was killed between the two writes and not resumed",
+                do="run zmend run again: it restores what has no record",
+            )
+
+
+def _cells(target: _Target, box: Box, mask: Mask) -> Iterator[ZYX]:
+    """The cells of a target whose footprints hold a True voxel of `mask`, which lies at `box`."""
+    if not mask.any():
+        return
+    level, grain = target.level, target.out.grain
+    for cell in _coarser(box, level.ratio).cells(grain):
+        here = _footprint(cell, level.ratio, level.extent) & box
+        if here.size and mask[here.within(box)].any():
+            yield _zyx(a // g for a, g in zip(cell.start, grain, strict=True))
 
 
 def _now(volume: Volume, cell: ZYX, inputs: str) -> list[Any]:
@@ -387,15 +427,15 @@ def _spread(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T]
 # --- cloning
 
 
-def _clone_level(level: _Level, clone: Clone, pool: ThreadPoolExecutor, tally: Counter[str]) -> str:
+def _clone(target: _Target, clone: Clone, pool: ThreadPoolExecutor, tally: Counter[str]) -> str:
     """Link or copy every chunk that is not touched, remove what the source lacks; returns the source's manifest."""
-    digest, kept = hashlib.sha256(), 0
+    level, digest, kept = target.level, hashlib.sha256(), 0
 
     def untouched() -> Iterator[Stored]:
         nonlocal kept
         for cell, stored in level.source.objects():
             digest.update(_line(stored))
-            if cell not in level.touched:
+            if cell not in target.touched:
                 kept += 1
                 yield stored
 
@@ -403,7 +443,7 @@ def _clone_level(level: _Level, clone: Clone, pool: ThreadPoolExecutor, tally: C
     batches = iter(lambda: list(islice(rest, BATCH)), [])
     for counts in _spread(pool, lambda batch: _clone_batch(level, batch, clone), batches):
         tally.update(counts)
-    _sweep(level, kept)
+    _sweep(target, kept)
     return digest.hexdigest()
 
 
@@ -467,15 +507,23 @@ def _reflinked(origin: Path, target: Path) -> bool:
     return False
 
 
-def _sweep(level: _Level, kept: int) -> None:
+def _sweep(target: _Target, kept: int) -> None:
     """Remove what killed writers left, and chunks that neither the source has nor the overlay touches."""
-    mine = 0
-    for stored in level.out.files.walk():
+    source, files, mine = target.level.source, target.out.files, 0
+    for stored in files.walk():
         if stored.key.endswith(".partial"):
-            level.out.files.delete(stored.key)
-        cell = level.out.cell(stored.key)
-        mine += cell is not None and cell not in level.touched
-    if mine != kept:
-        for cell, stored in level.out.objects():
-            if cell not in level.touched and level.source.files.stat(level.source.key(cell)) is None:
-                level.out.files.delete(stored.key)
+            files.delete(stored.key)
+        cell = target.out.cell(stored.key)
+        mine += cell is not None and cell not in target.touched
+    if mine == kept:
+        return
+    for cell, stored in target.out.objects():
+        if cell not in target.touched and source.files.stat(source.key(cell)) is None:
+            files.delete(stored.key)
+
+
+def _erase_stale(target: _Target) -> None:
+    """Remove coarser label chunks under which no label is left."""
+    for cell, stored in target.out.objects():
+        if cell not in target.touched:
+            target.out.files.delete(stored.key)

@@ -7,7 +7,7 @@ output store. `Layout` is the array's own document: stored axes, chunks, shards,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.errors import VolumeError
@@ -66,14 +66,12 @@ class Image:
         z, y, x = (None if u is None else sizes[n][0] * u for n, u in zip(ZYX_NAMES, units, strict=True))
         return None if z is None or y is None or x is None else (z, y, x)
 
-    def origin_nm(self, level: int) -> Voxel | None:
-        """(z, y, x) nanometres of the centre of voxel 0; None where the voxel size is not known."""
-        here, wide = (
-            _scale(t, len(self.axes), "translation") for t in (self.levels[level].transformations, self.transformations)
-        )
-        around = _scale(self.transformations, len(self.axes))
-        moved = tuple(h * a + w for h, a, w in zip(here, around, wide, strict=True))
-        return replace(self, levels=(Level("", moved, ()),)).voxel_nm(0)
+    def shift(self, level: int) -> tuple[float, ...]:
+        """Centre of voxel 0, per stored axis in that axis' own unit."""
+        own, wide = self.levels[level].transformations, self.transformations
+        n = len(self.axes)
+        parts = zip(_scale(own, n, "translation"), _scale(wide, n), _scale(wide, n, "translation"), strict=True)
+        return tuple(here * around + there for here, around, there in parts)
 
     def listing(self) -> str:
         """The levels with their voxel sizes, for error messages: `0 (path s0, 40 x 4 x 4 nm), 1 ...`."""
@@ -124,20 +122,22 @@ def _scale(transformations: Sequence[Json], axes: int, kind: str = "scale") -> t
     return (1.0 if kind == "scale" else 0.0,) * axes
 
 
-def array_image(
-    version: str,
-    path: str,
-    dims: Sequence[str],
-    voxel_nm: Voxel | None,
-    origin_nm: Voxel | None = None,
-    name: str = "",
-) -> Image:
+def array_image(version: str, path: str, dims: Sequence[str], voxel_nm: Voxel | None) -> Image:
     """A one-level image of an array with axes `dims`; without a voxel size its scale is 1 and it has no unit."""
     scale = _along(dims, voxel_nm or (1.0, 1.0, 1.0), 1.0)
-    steps: list[Json] = [{"type": "scale", "scale": list(scale)}]
-    if origin_nm is not None and any(origin_nm):
-        steps.append({"type": "translation", "translation": list(_along(dims, origin_nm, 0.0))})
-    return Image(version, _axes(dims, voxel_nm), (Level(path, scale, tuple(steps)),), (), name)
+    return Image(version, _axes(dims, voxel_nm), (Level(path, scale, ({"type": "scale", "scale": list(scale)},)),))
+
+
+def flat_image(image: Image, paths: Sequence[str], name: str = "") -> Image:
+    """The image without axes other than z, y, x, in this order; its first levels, at `paths`."""
+    at = [image.names.index(n) for n in ZYX_NAMES]
+    levels = []
+    for i, path in enumerate(paths):
+        scale, shift = (tuple(of[a] for a in at) for of in (image.levels[i].scale, image.shift(i)))
+        steps: list[Json] = [{"type": "scale", "scale": list(scale)}]
+        steps += [{"type": "translation", "translation": list(shift)}] if any(shift) else []
+        levels.append(Level(path, scale, tuple(steps)))
+    return Image(image.version, tuple(image.axes[a] for a in at), tuple(levels), (), name)
 
 
 def image_from(image: Image, first: int, version: str, voxel_nm: Voxel | None) -> Image:

@@ -3,7 +3,7 @@
     out.zarr/            OME image (0.4 for Zarr v2, 0.5 for v3) with the attribute `zmend`
       0..N               merged levels, their metadata copied from the source byte for byte (mode "volume")
       zmend/overlay      restored sections, sparse, chunks one section deep
-      labels/synthetic   uint8, sparse: what every voxel of the overlay is
+      labels/synthetic   uint8, sparse: what every voxel is; as many levels 0..M as the image has
 
 Writes metadata documents only; arrays are made by `Volume.create`, so zarr is not imported here.
 """
@@ -16,9 +16,20 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
+import numpy as np
+
 from pipeline.box import ZYX
 from pipeline.errors import VolumeError
-from pipeline.ome import Image, Json, array_image, image_attributes, image_from, label_attributes, labels_attributes
+from pipeline.ome import (
+    Image,
+    Json,
+    array_image,
+    flat_image,
+    image_attributes,
+    image_from,
+    label_attributes,
+    labels_attributes,
+)
 from pipeline.volume import Files, Volume
 
 SCHEMA = "zmend-store/1"
@@ -51,16 +62,13 @@ def adopt(out: str, source: Volume, *, mode: Mode) -> None:
     path = _outside(out, source)
     files, said = Files(str(path)), _said(out)
     _check_source(files, said, source)
-    with_levels = mode == "volume" or _document(files / "0") is not None
-    if with_levels:
-        _put_levels(files, source)
-    for name in (OVERLAY, LABELS + "/0"):
-        array = Volume.open(str(path / name), writable=True)
-        if array.shape != source.shape:
-            array.resize(source.shape)
-    attributes = read_attrs(out) | image_attributes(_image(source, with_levels))
-    attributes["zmend"] = said | {"source": _about(source)}
+    levels = mode == "volume" or _document(files / "0") is not None
+    overlay = open_overlay(out)
+    grid = {"chunks": overlay.chunks, "shards": overlay.grain if overlay.layout.index_at else None}
+    _put_arrays(files, source, levels, grid)
+    attributes = read_attrs(out) | _attributes(source, levels, said | {"source": _about(source)})
     if attributes != read_attrs(out):
+        _put_group(files / LABELS, source.zarr_format, _label_attributes(source, levels))
         _put_group(files, source.zarr_format, attributes)
 
 
@@ -69,9 +77,9 @@ def open_overlay(out: str) -> Volume:
     return Volume.open(f"{_local(out)}/{OVERLAY}", writable=True)
 
 
-def open_labels(out: str) -> Volume:
-    """The label array `synthetic`, to write. Raises VolumeError where there is no store."""
-    return Volume.open(f"{_local(out)}/{LABELS}/0", writable=True)
+def open_labels(out: str, level: int = 0) -> Volume:
+    """A level of the label image `synthetic`, to write. Raises VolumeError where there is no store, no such level."""
+    return Volume.open(f"{_local(out)}/{LABELS}/{level}", writable=True)
 
 
 def open_merged(out: str) -> Volume:
@@ -127,29 +135,40 @@ def _build(path: Path, source: Volume, mode: Mode, grid: dict[str, Any], extra: 
 
 
 def _fill(files: Files, source: Volume, mode: Mode, grid: dict[str, Any], extra: Json) -> None:
-    form, version = source.zarr_format, _version(source)
-    levels = mode == "volume"
-    if levels:
-        _put_levels(files, source)
+    form, levels = source.zarr_format, mode == "volume"
     _put_group(files / "zmend", form, {})
-    _put_group(files / "labels", form, labels_attributes(version, ["synthetic"]))
-    _put_group(files / LABELS, form, label_attributes(_flat_image(source, "0", "synthetic")))
-    for name, dtype in ((OVERLAY, source.dtype), (LABELS + "/0", "uint8")):
-        array = (files / name).uri
-        Volume.create(
-            array, shape=source.shape, dtype=dtype, voxel_nm=source.voxel_nm, zarr_format=source.zarr_format, **grid
-        )
+    _put_group(files / "labels", form, labels_attributes(_version(source), ["synthetic"]))
+    _put_group(files / LABELS, form, _label_attributes(source, levels))
+    _put_arrays(files, source, levels, grid)
     zmend = {"schema": SCHEMA, "source": _about(source), **extra}
-    _put_group(files, form, image_attributes(_image(source, levels)) | {"zmend": zmend})
+    _put_group(files, form, _attributes(source, levels, zmend))
 
 
-def _put_levels(files: Files, source: Volume) -> None:
-    """The metadata of the merged arrays: the source's own, byte for byte."""
-    for i, level in enumerate(source.pyramid()):
-        for name in ("zarr.json",) if level.zarr_format == 3 else (".zarray", ".zattrs"):
-            doc = level.files.read(name)
-            if doc is not None and doc != (files / str(i)).read(name):
-                (files / str(i)).put(name, doc)
+def _put_arrays(files: Files, source: Volume, levels: bool, grid: dict[str, Any]) -> None:
+    """Make the arrays that are not there; give those that are the sections by which the source has grown."""
+    pyramid = source.pyramid() if levels else (source,)
+    names = [a["name"] for a in _image(source).axes]
+    for i, level in enumerate(pyramid if levels else ()):
+        _put_level(files / str(i), level, names)
+    sparse = [(OVERLAY, source, source.dtype)]
+    sparse += [(f"{LABELS}/{i}", level, np.dtype(np.uint8)) for i, level in enumerate(pyramid)]
+    for path, like, dtype in sparse:
+        array = files / path
+        if _document(array) is None:
+            form = source.zarr_format
+            Volume.create(array.uri, shape=like.shape, dtype=dtype, voxel_nm=like.voxel_nm, zarr_format=form, **grid)
+        elif Volume.open(array.uri).shape != like.shape:
+            Volume.open(array.uri, writable=True).resize(like.shape)
+
+
+def _put_level(files: Files, level: Volume, names: list[str]) -> None:
+    """The metadata of a merged array: the source's byte for byte, but with named axes, as OME 0.5 demands."""
+    for name in ("zarr.json",) if level.zarr_format == 3 else (".zarray", ".zattrs"):
+        raw = level.files.read(name)
+        if raw is not None and name == "zarr.json" and json.loads(raw).get("dimension_names") != names:
+            raw = json.dumps(json.loads(raw) | {"dimension_names": names}, indent=2).encode()
+        if raw is not None and raw != files.read(name):
+            files.put(name, raw)
 
 
 def _put_group(files: Files, form: int, attributes: Json) -> None:
@@ -162,18 +181,22 @@ def _put_group(files: Files, form: int, attributes: Json) -> None:
         files.put(".zgroup", b'{"zarr_format": 2}')
 
 
-def _image(source: Volume, levels: bool) -> Image:
-    if not levels:
-        return _flat_image(source, OVERLAY)
+def _image(source: Volume) -> Image:
+    """The image that the merged levels make up."""
     if source.image is None:
         return array_image(_version(source), "0", source.layout.dims, source.voxel_nm)
     return image_from(source.image, source.level, _version(source), source.voxel_nm)
 
 
-def _flat_image(source: Volume, path: str, name: str = "") -> Image:
-    """The image of a (z, y, x) array with the source's voxel size and origin."""
-    origin = None if source.image is None else source.image.origin_nm(source.level)
-    return array_image(_version(source), path, ("z", "y", "x"), source.voxel_nm, origin, name)
+def _attributes(source: Volume, levels: bool, zmend: Json) -> Json:
+    image = _image(source) if levels else flat_image(_image(source), [OVERLAY])
+    return image_attributes(image) | {"zmend": zmend}
+
+
+def _label_attributes(source: Volume, levels: bool) -> Json:
+    image = _image(source)
+    count = len(image.levels) if levels else 1  # OME: as many as the image has
+    return label_attributes(flat_image(image, [str(i) for i in range(count)], "synthetic"))
 
 
 def _version(source: Volume) -> str:

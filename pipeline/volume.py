@@ -63,6 +63,7 @@ class Files:
         self.web = self.uri.startswith(("http://", "https://"))
         self._fs: Any = None
         self._root = self.uri
+        self._durable: set[Path] = set()  # folders whose own entry is known to be on the disk
         if not local:
             self._fs, self._root = _filesystem(self.uri)
 
@@ -129,13 +130,11 @@ class Files:
         if self.local is None:
             return
         paths = [self.local / k for k in keys]
-        folders = {f for p in paths for f in p.parents if f.is_relative_to(self.local)}
-        for path in (*paths, *sorted(folders, reverse=True)):
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+        parents = {p.parent for p in paths}
+        above = {f for p in parents for f in p.parents if f.is_relative_to(self.local)} - self._durable
+        for path in (*paths, *parents, *above):
+            _fsync(path)
+        self._durable |= above
 
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens where there is none."""
@@ -182,6 +181,14 @@ def _filesystem(uri: str) -> tuple[Any, str]:
     except ValueError as error:
         raise VolumeError("this kind of address is not known", where=uri, why=str(error), do="check it") from error
     return fs, str(root).rstrip("/")
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _scan(root: str, below: str) -> Iterator[Stored]:
