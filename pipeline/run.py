@@ -125,14 +125,7 @@ class Attempts:
         if isinstance(error, InputError | StoreLockedError):
             raise error
         self.count[slab.id] += 1
-        self.tell(
-            {
-                "kind": "failure",
-                "slab": slab.id,
-                "attempt": self.count[slab.id],
-                "error": f"{type(error).__name__}: {error}",
-            }
-        )
+        self.tell({"kind": "failure", "slab": slab.id, "attempt": self.count[slab.id], "error": in_words(error)})
         if not self.succeeded and self.count.total() >= HOPELESS:
             raise self._error(slab, error, f"{HOPELESS} failures and no success: everything fails alike")
         if self.count[slab.id] < self.allowed:
@@ -150,9 +143,16 @@ class Attempts:
         return ZmendError(
             what,
             where=f"slab {slab.id} {slab.write}",
-            why=f"{type(error).__name__}: {error}",
+            why=in_words(error),
             do="mend the cause and run again: finished slabs are kept; -vv shows the traceback",
         )
+
+
+def in_words(error: BaseException) -> str:
+    """An error as people read it."""
+    if type(error).__name__ == "KilledWorker":
+        return "the worker died again and again while it held this slab: out of memory, or killed from outside"
+    return f"{type(error).__name__}: {error}"
 
 
 def _serial(todo: Iterable[Slab], task: Task, site: Site, tell: OnEvent, stop: Stop) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,77 @@
+"""The same bytes, however the work is cut, ordered, shared out or repeated."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipeline.job import open_job, propose
+from pipeline.plan import Plan
+from pipeline.run import run
+from pipeline.slab import compute
+from tests.jobs import ROOT, TOY, Job, build, store_digest, voxel_digest
+
+DATA = ROOT.parent / "shared" / "data" / "vnc_stack1.npz"
+CUTS = [
+    {"slab_px": 128}, {"slab_px": 256}, {"slab_px": "whole"}, {"slab_px": 128, "slab_sections": 1},
+    {"slab_px": 256, "slab_sections": 2, "workers": 1}, {"slab_px": 128, "workers": 2},
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["phantom", "real crop"])
+def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    folder = tmp_path_factory.mktemp("partition")
+    if request.param == "phantom":
+        return build(folder)
+    if not DATA.exists():
+        pytest.skip("the real stacks are not here (../shared/data)")
+    with np.load(DATA) as stacks:
+        return build(folder, volume=stacks["raw"][:14, 300:600, 200:480])
+
+
+@pytest.fixture(scope="module")
+def reference(job: Job) -> str:
+    job.run("reference.zarr", site={"slab_px": "whole", "workers": 0})
+    return voxel_digest(job.folder / "reference.zarr")
+
+
+@pytest.mark.parametrize("cut", CUTS, ids=str)
+def test_any_partition_gives_the_same_voxels(job: Job, reference: str, cut: dict) -> None:
+    out = "-".join(str(v) for v in cut.values()) + ".zarr"
+    job.run(out, site={"slab_px": 256, **cut})
+    assert voxel_digest(job.folder / out) == reference
+
+
+def test_serial_and_dask_agree(job: Job) -> None:
+    """Not only the voxels: the whole store, file by file."""
+    for workers in (0, 2):
+        job.run(f"workers{workers}.zarr", site={"workers": workers})
+    assert store_digest(job.folder / "workers0.zarr") == store_digest(job.folder / "workers2.zarr")
+
+
+def test_order_does_not_matter(job: Job, reference: str) -> None:
+    proposal = propose(job.load("shuffled.zarr", site={"slab_px": 128}))
+    slabs = list(proposal.plan.slabs)
+    random.Random(5).shuffle(slabs)
+    run(replace(proposal, plan=Plan(proposal.plan.header, tuple(slabs))))
+    assert voxel_digest(job.folder / "shuffled.zarr") == reference
+
+
+def test_a_slab_computed_twice_is_the_same(job: Job) -> None:
+    proposal = propose(job.load("twice.zarr"))
+    run(proposal)
+    opened = open_job(str(job.folder / "twice.zarr"), proposal.plan.hash)
+    for slab in proposal.plan.slabs[:4]:
+        a, b = compute(slab, opened), compute(slab, opened)
+        np.testing.assert_array_equal(a.sections, b.sections)
+        np.testing.assert_array_equal(a.labels, b.labels)
+
+
+def test_the_toy_would_notice(job: Job, reference: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restorer that looks further than its halo breaks the promise, and these tests see it."""
+    monkeypatch.setattr("tests.toys.Textured.halo", 0)
+    job.run("blind.zarr", recipe={"restorer": TOY})
+    assert voxel_digest(job.folder / "blind.zarr") != reference
