@@ -5,6 +5,8 @@ Everything here looks at most `REACH` pixels around, so tiles with that much hal
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -15,7 +17,8 @@ SIGMA = 4.0  # px; the rim's mismatch is averaged over this much, so that noise 
 TRUNCATE = 3.0
 REACH = 16 + int(SIGMA * TRUNCATE) + 1  # widest feather + averaging
 
-F32, Mask = NDArray[np.float32], NDArray[np.bool_]
+F32: TypeAlias = NDArray[np.float32]
+Mask: TypeAlias = NDArray[np.bool_]
 
 ORIGINAL, SYNTHESISED, REPAIRED, FEATHER, LEFT = range(5)  # the values of labels/synthetic
 
@@ -34,7 +37,8 @@ def seat(prediction: F32, source: F32, unknown: Mask, feather_px: int) -> tuple[
     known = (~unknown).astype(np.float32)
     residual = np.where(unknown, np.float32(0), source - prediction)
     weight = _smooth(known)
-    shift = _smooth(residual) / np.maximum(weight, np.float32(1e-3))  # normalised convolution: the rim's mean mismatch
+    # Normalised convolution: the mean mismatch of the rim nearby.
+    shift = _smooth(residual) / np.maximum(weight, np.float32(1e-3))
     ramp = np.clip(1 - depth / (feather_px + 1), 0, 1).astype(np.float32)
     return np.where(band, prediction + ramp * shift, prediction).astype(np.float32), band
 
@@ -66,14 +70,15 @@ def check(prediction: F32, unknown: Mask, context: F32, where: str) -> None:
         )
 
 
-def to_dtype(image: F32, low: float, high: float, dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
+def to_dtype(image: F32, low: float, high: float, dtype: np.dtype[Any]) -> NDArray[Any]:
     """[0, 1] floats → integers of the volume, rounded half to even, clamped to the dtype."""
     info = np.iinfo(dtype)
     scaled = np.rint(image.astype(np.float64) * (high - low) + low)
     return np.clip(scaled, info.min, info.max).astype(dtype)
 
 
-def to_unit(image: NDArray[np.generic], low: float, high: float) -> F32:
+def to_unit(image: NDArray[Any], low: float, high: float) -> F32:
     """Integers of the volume → [0, 1] floats, clipped to the intensity window."""
     scaled = (image.astype(np.float32) - np.float32(low)) / np.float32(high - low)
-    return np.clip(scaled, 0, 1).astype(np.float32)
+    unit: F32 = np.clip(scaled, 0, 1).astype(np.float32)
+    return unit

@@ -344,7 +344,7 @@ def main() -> None:
         sys.exit(e.exit_code)
     except Exception as e:
         _fail(
-            f"{type(e).__name__}: {e}\n  why:   this is a bug in zmend\n  do:    run again with -vv and report what it prints",
+            f"{type(e).__name__}: {e}\n  why:   this is a bug in zmend\n  do:    report what -vv prints",
             1,
             verbose,
         )

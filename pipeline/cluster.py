@@ -15,8 +15,8 @@ from pipeline.config import Site
 SETTINGS = {
     # Our window bounds what is in flight; the scheduler's own queue would only add 470 µs a task to that.
     "distributed.scheduler.worker-saturation": "inf",
-    # When a worker dies, every slab that it held is suspected, most of them wrongly: they go elsewhere at once, and only
-    # one that has seen four workers die comes back to us as a failure.
+    # When a worker dies, every slab that it held is suspected, most of them wrongly: they go elsewhere at once,
+    # and only one that has seen four workers die comes back to us as a failure.
     "distributed.scheduler.allowed-failures": 3,
     "distributed.scheduler.work-stealing": False,
     # Per-task logs are what grows in a run of a million slabs.

@@ -105,7 +105,7 @@ def _methods(damaged: U8, made: dict[str, U8]) -> dict[str, U8]:
 
 
 def _score(name: str, volume: U8, truth: U8, labels: U8) -> dict[str, Any]:
-    """PSNR over synthetic voxels, and how much of the truth's fine detail (Laplacian variance) whole new sections hold."""
+    """PSNR over synthetic voxels, and the fine detail of new sections (Laplacian variance) as a share of the truth's."""
     synthetic = (labels >= 1) & (labels <= 3)
     whole = [z for z in range(len(truth)) if (labels[z] == 1).all()]
 

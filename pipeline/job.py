@@ -20,7 +20,7 @@ from pipeline import flags as flag_file
 from pipeline.box import ZYX, Box
 from pipeline.config import Config, Site
 from pipeline.errors import ConfigError, PlanChangedError
-from pipeline.flags import Flag, Flags, mask_window
+from pipeline.flags import Flag, Flags, mask_window, upsample
 from pipeline.ledger import Ledger, replace
 from pipeline.plan import Geometry, Plan, Slab, make
 from pipeline.recipe import Recipe, digest
@@ -264,13 +264,7 @@ def _mask_box(uri: str, shape: ZYX, box: Box) -> tuple[Box, ZYX]:
 def read_mask(uri: str, shape: ZYX, box: Box) -> NDArray[np.bool_]:
     """The mask over `box`, (z, y, x) bool, a coarser mask repeated to full resolution."""
     coarse, factors = _mask_box(uri, shape, box)
-    mask = _mask(uri).read(coarse) != 0
-    for axis, f in enumerate(factors):
-        mask = np.repeat(mask, f, axis)
-    fine = Box((0, 0, 0), mask.shape)  # type: ignore[arg-type]
-    z, y, x = (a - c * f for a, c, f in zip(box.start, coarse.start, factors, strict=True))
-    d, h, w = box.shape
-    return np.ascontiguousarray(mask[(Box((z, y, x), (z + d, y + h, x + w)) & fine).within(fine)])
+    return upsample(_mask(uri).read(coarse), factors, box)
 
 
 def current_plan(out: str) -> Plan:

@@ -68,7 +68,7 @@ class Ledger:
 
 def create(path: Path, text: str) -> bool:
     """Write a file that appears whole or not at all, survives a power cut, and never replaces another."""
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.partial")
     with tmp.open("w") as f:
         f.write(text)
         f.flush()
@@ -92,13 +92,21 @@ def create(path: Path, text: str) -> bool:
 
 def replace(path: Path, text: str) -> None:
     """Write a file that replaces another at once."""
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.partial")
     with tmp.open("w") as f:
         f.write(text)
         f.flush()
         os.fsync(f.fileno())
     tmp.replace(path)
     _sync(path.parent)
+
+
+def sweep(out: str) -> int:
+    """Remove what writers that were killed left half-made. For the holder of the store's lock, after a dead one."""
+    orphans = [p for part in ("zmend", "labels") for p in (Path(out) / part).rglob("*.partial")]
+    for path in orphans:
+        path.unlink(missing_ok=True)
+    return len(orphans)
 
 
 def _sync(folder: Path) -> None:

@@ -17,10 +17,11 @@ class StoreLock:
 
     def __init__(self, out: str) -> None:
         self.path = Path(out) / "zmend" / "lock"
+        self.taken_over = False  # from a run that was killed: it may have left half-made files
 
     def __enter__(self) -> StoreLock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        mine = self.path.with_name(f"lock.{socket.gethostname()}.{os.getpid()}")
+        mine = self.path.with_name(f"lock.{os.getpid()}.partial")
         mine.write_text(json.dumps(_me()))
         try:
             for _ in range(3):
@@ -58,13 +59,14 @@ class StoreLock:
                 why="another run is writing here; two runs would do the same slabs twice",
                 do="wait for it, or, if you know that it is dead on its other host, delete the file named above",
             )
-        stale = self.path.with_name(f"lock.stale.{os.getpid()}")
+        stale = self.path.with_name(f"lock.stale.{os.getpid()}.partial")
         try:
             self.path.rename(stale)
         except FileNotFoundError:
             return
         if json.loads(stale.read_text() or "{}") != holder:  # another evictor was faster, and this is its fresh lock
             os.link(stale, self.path)
+        self.taken_over = True
         stale.unlink()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from pipeline.errors import RestorerError
 from pipeline.recipe import Recipe, digest
 
-F32, Mask, I64 = NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]
+F32: TypeAlias = NDArray[np.float32]
+Mask: TypeAlias = NDArray[np.bool_]
+I64: TypeAlias = NDArray[np.int64]
 NM = tuple[float, float, float]
 BUILT_IN = {
     "diffusion": "model.restorer:DiffusionRestorer",

@@ -22,7 +22,7 @@ from pipeline.cluster import connect, threads_per_worker
 from pipeline.config import Config, Site
 from pipeline.errors import InputError, Interrupted, PlanChangedError, StoreLockedError, UsageError, ZmendError
 from pipeline.job import Proposal, current_plan, install, open_job
-from pipeline.ledger import Ledger
+from pipeline.ledger import Ledger, sweep
 from pipeline.lock import StoreLock
 from pipeline.merge import merge
 from pipeline.plan import Plan, Slab
@@ -56,7 +56,9 @@ def run(
     install(proposal)
     run_id = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.urandom(3).hex()}"
     ledger = Ledger(out)
-    with StoreLock(out):
+    with StoreLock(out) as lock:
+        if lock.taken_over:
+            sweep(out)
         tell = _logged(out, run_id, config, on_event)
         retired = _supersede(plan, ledger, out, run_id, _named(redo, ledger))
         todo = [s for s in plan.slabs if not ledger.has(s.id)]

@@ -87,12 +87,14 @@ def plan(document: dict[str, Any]) -> None:
     table = Table(title=f"plan {document['plan'][:12]}", show_header=False, title_justify="left")
     table.add_row(
         "volume",
-        f"{escape(source['uri'])}, level {source['level']}: {tuple(source['shape'])} {source['dtype']}, voxel {source['voxel_nm']} nm",
+        f"{escape(source['uri'])}, level {source['level']}: {tuple(source['shape'])} {source['dtype']}, "
+        f"voxel {source['voxel_nm']} nm",
     )
     table.add_row("flags", f"{document['flags']['count']} in {escape(document['flags']['path'])}")
     table.add_row(
         "restorer",
-        f"{restorer['name']} ({restorer['digest'][:12]}), tile {restorer['tile']} px, halo {restorer['halo']} px, gaps up to {restorer['max_gap']}",
+        f"{restorer['name']} ({restorer['digest'][:12]}), tile {restorer['tile']} px, halo {restorer['halo']} px, "
+        f"gaps up to {restorer['max_gap']}",
     )
     table.add_row("slabs", f"{sums['slabs']}, of {document['slab_cell'][1]} × {document['slab_cell'][2]} px")
     table.add_row("voxels", f"{sums['voxels']:,} flagged at most (masks are counted as their boxes)")
@@ -129,7 +131,8 @@ def paper(document: dict[str, Any]) -> None:
     rows = {
         "volume": f"{tuple(document['shape'])}, {size(document['bytes'])}",
         "flagged": f"{document['sections_flagged']} sections, {document['voxels']:.3g} voxels",
-        "slabs": f"{document['slabs']:,} of {document['slab_px']} px; tiles and halos add {document['halo_overhead']:.1%} of pixels",
+        "slabs": f"{document['slabs']:,} of {document['slab_px']} px",
+        "halo": f"tiles and halos add {document['halo_overhead']:.0%} of pixels",
         "read, write": f"{size(document['bytes_to_read'])}, {size(document['bytes_to_write'])}",
         "memory": f"{size(document['peak_memory_bytes'])} per worker",
         "time": f"{document['gpu_hours']:,.0f} GPU-hours, if a GPU restores {document['pace_mpx_s']:g} Mpx/s",
@@ -162,7 +165,8 @@ def verdict(document: dict[str, Any]) -> None:
     changed = document["voxels_changed_outside_mask"]
     outside = "no merged volume" if changed is None else f"{changed} voxels changed outside the mask"
     out.print(
-        f"{'verified' if document['ok'] else '[red]NOT verified[/]'}: {document['voxels_synthetic']:,} synthetic voxels on record, "
+        f"{'verified' if document['ok'] else '[red]NOT verified[/]'}: "
+        f"{document['voxels_synthetic']:,} synthetic voxels on record, "
         f"{outside}, {document['voxels_left']:,} left as they were"
     )
 

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,10 @@ from pipeline.recipe import Recipe
 from pipeline.restorer import Needs, Restorer
 from pipeline.volume import Volume
 
-U8, Mask, F32 = NDArray[np.uint8], NDArray[np.bool_], NDArray[np.float32]
-Voxels = NDArray[np.generic]
+U8: TypeAlias = NDArray[np.uint8]
+Mask: TypeAlias = NDArray[np.bool_]
+F32: TypeAlias = NDArray[np.float32]
+Voxels: TypeAlias = NDArray[Any]
 ABSENT = "a neighbouring section has no chunk here in the source, so nothing vouches for its voxels"
 
 

@@ -114,9 +114,9 @@ def voxel_digest(out: Path | str) -> str:
     return hashlib.sha256(voxels(out).tobytes() + labels.tobytes() + overlay.tobytes()).hexdigest()
 
 
-def store_digest(out: Path | str) -> str:
-    """sha256 over every file of the store but those that tell of the run itself (logs, times, who ran)."""
-    digest = hashlib.sha256()
+def store_digest(out: Path | str) -> dict[str, str]:
+    """sha256 of every file of the store but those that tell of the run itself (logs, times, who ran)."""
+    found = {}
     for path in sorted(Path(out).rglob("*")):
         name = path.relative_to(out).as_posix()
         if path.is_dir() or name.startswith(("zmend/runs/", "zmend/plans/")) or name == "zmend/merge.json":
@@ -127,8 +127,8 @@ def store_digest(out: Path | str) -> str:
             for key in ("run", "seconds"):
                 record.pop(key)
             body = json.dumps(record, sort_keys=True).encode()
-        digest.update(name.encode() + hashlib.sha256(body).digest())
-    return digest.hexdigest()
+        found[name] = hashlib.sha256(body).hexdigest()
+    return found
 
 
 def tree(folder: Path) -> dict[str, tuple[str, int]]:
