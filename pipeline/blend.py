@@ -49,7 +49,7 @@ def _smooth(image: F32) -> F32:
 
 
 def check(prediction: F32, unknown: Mask, context: F32, where: str) -> None:
-    """Refuse output that no tissue could give. (Y, X) prediction, its unknown pixels, its context. Raises QuarantineError.
+    """Refuse output that no tissue could give. All (Y, X); context: a clean section. Raises QuarantineError.
 
     float → uint8 would turn NaN into 0 and 300 into 44 without a word: look before casting.
     """

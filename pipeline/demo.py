@@ -105,7 +105,7 @@ def _methods(damaged: U8, made: dict[str, U8]) -> dict[str, U8]:
 
 
 def _score(name: str, volume: U8, truth: U8, labels: U8) -> dict[str, Any]:
-    """PSNR over synthetic voxels, and the fine detail of new sections (Laplacian variance) as a share of the truth's."""
+    """PSNR over synthetic voxels, and new sections' fine detail (Laplacian variance) as a share of the truth's."""
     synthetic = (labels >= 1) & (labels <= 3)
     whole = [z for z in range(len(truth)) if (labels[z] == 1).all()]
 
@@ -131,13 +131,13 @@ def _draw(path: Path, truth: U8, damaged: U8, made: dict[str, U8], labels: U8, r
     titles = ["section before", "damaged", *made, "truth"]
     figure = Figure(figsize=(2.2 * len(titles), 2.3 * len(places)), layout="constrained")
     axes = figure.subplots(len(places), len(titles), squeeze=False)
-    for z, line, row in zip(places, axes, rows, strict=True):
+    for i, (z, line, row) in enumerate(zip(places, axes, rows, strict=True)):
         images = [damaged[z - 1], damaged[z], *(m[z] for m in made.values()), truth[z]]
         for ax, title, image in zip(line, titles, images, strict=True):
             ax.imshow(image[64:320, 64:320], cmap="gray", vmin=0, vmax=255)
             ax.set_xticks([])
             ax.set_yticks([])
-            if line is axes[0]:
+            if i == 0:
                 ax.set_title(title, fontsize=10)
         line[0].set_ylabel(f"z {z}, {row['class']}", fontsize=10)
     FigureCanvasAgg(figure).print_png(str(path))

@@ -21,6 +21,7 @@ from pipeline.box import ZYX, Box
 from pipeline.config import Config, Site
 from pipeline.errors import ConfigError, PlanChangedError
 from pipeline.flags import Flag, Flags, mask_window, upsample
+from pipeline.intensity import measure
 from pipeline.ledger import Ledger, replace
 from pipeline.plan import Geometry, Plan, Slab, make
 from pipeline.recipe import Recipe, digest
@@ -46,6 +47,7 @@ def propose(config: Config) -> Proposal:
     source = Volume.open(config.volume.path, level=config.volume.level, voxel_nm=config.volume.voxel_size_nm)
     _check_intensity(config.recipe, source)
     _, needs = load(config.recipe, source.voxel_nm)
+    recipe = config.recipe.model_copy(update={"intensity": _intensity(config, source, needs)})
     flags = flag_file.load(config.flags, shape=source.shape, mask_shape=lambda uri: Volume.open(uri).shape)
     grain = overlay_grain(config.output.path) or _grain(config, source)
     geometry = Geometry(source.shape, slab_cell(config.site, grain, source.shape), needs)
@@ -54,8 +56,8 @@ def propose(config: Config) -> Proposal:
         geometry=geometry,
         source=describe(source, config),
         flags_path=config.flags,
-        recipe=config.recipe.model_dump(mode="json"),
-        recipe_digest=config.recipe.digest(needs.digest, source.voxel_nm, source.level),
+        recipe=recipe.model_dump(mode="json"),
+        recipe_digest=recipe.digest(needs.digest, source.voxel_nm, source.level),
         chunk=source.grain if source.chunks == source.grain else source.chunks,
         inputs=lambda box, seen: fingerprint(source, box, seen),
     )
@@ -107,6 +109,15 @@ def _grain(config: Config, source: Volume) -> ZYX:
     return 1, px, px
 
 
+def _intensity(config: Config, source: Volume, needs: Needs) -> tuple[float, float] | None:
+    """As configured; else, where it matters, as the store has it from an earlier run; else measured."""
+    if config.recipe.intensity or source.dtype == np.uint8 or needs.scale_free:
+        return config.recipe.intensity
+    there = overlay_grain(config.output.path) is not None
+    kept = read_attrs(config.output.path)["zmend"].get("intensity") if there else None
+    return tuple(kept) if kept else measure(source)
+
+
 def _check_intensity(recipe: Recipe, source: Volume) -> None:
     if recipe.intensity is None:
         return
@@ -131,7 +142,7 @@ def install(proposal: Proposal) -> None:
         mode=config.output.mode,
         chunk_yx=min(config.output.chunk_px, proposal.grain[1]),
         shard_yx=shard,
-        extra={"mode": config.output.mode},
+        extra={"mode": config.output.mode, "intensity": plan.header["recipe"]["intensity"]},
     )
     zmend = Path(config.output.path) / "zmend"
     for folder in ("plans", "flags", "runs", "records"):

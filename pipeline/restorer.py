@@ -41,6 +41,7 @@ class Needs:
     stride: int = 1  # tile and halo are multiples of it
     batch: int = 1  # tiles in one call
     one_sided: bool = False  # can restore with clean sections on one side only
+    scale_free: bool = False  # whether it does not care which values are black and white
     mpx_s: float = 0.0  # megapixels that it restores in a second on an ordinary worker, for estimates; 0: not known
 
     @staticmethod
@@ -105,6 +106,7 @@ class _Baseline:
             "stride": 1,
             "batch": 1,
             "one_sided": self.one_sided,
+            "scale_free": True,
         }
 
     one_sided = True

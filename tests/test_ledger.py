@@ -42,7 +42,7 @@ def test_of_sixteen_writers_exactly_one_creates_the_record(tmp_path: Path) -> No
         t.join()
     assert len(won) == 1
     assert ledger.get("cd34")["n"] == won[0]
-    assert not list(tmp_path.rglob("*.tmp")), "nothing half-made is left"
+    assert not list(tmp_path.rglob("*.partial")), "nothing half-made is left"
 
 
 def test_retired_records_become_history_and_the_slab_is_pending_again(tmp_path: Path) -> None:

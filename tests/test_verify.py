@@ -75,7 +75,7 @@ def test_one_flipped_bit_in_what_was_written(job: Job, array: str) -> None:
     slab = finding.split()[1].rstrip(":")
     config = job.config()
     healed = command("run", str(config), "--redo", slab[:8], "--json", cwd=job.folder)
-    out, err = healed.communicate(timeout=120)
+    _, err = healed.communicate(timeout=120)
     assert healed.returncode == 0, err
     assert not failed(job, replay=100)
 
