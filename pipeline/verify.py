@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from pipeline.blend import LEFT, ORIGINAL
-from pipeline.box import Box
+from pipeline.box import ZYX, Box
 from pipeline.errors import VolumeError, ZmendError
 from pipeline.job import current_plan, open_job
 from pipeline.merge import read_merge, source_manifest
 from pipeline.plan import Plan, Slab
 from pipeline.slab import Job, chunks, compute
-from pipeline.store import open_merged, read_attrs
+from pipeline.store import open_labels, open_merged, read_attrs
 from pipeline.volume import Volume
 
 SHOWN = 5  # findings named per check; the rest is counted
@@ -71,6 +71,7 @@ def verify(
     }
     if merged is not None:
         steps["identity"] = lambda: _identity(merged, job, threads, tally)
+        steps["pyramid"] = lambda: _pyramid(out, job, threads)
     if replay:
         steps["replay"] = lambda: _replay(plan, records, job, replay, seed)
     found = []
@@ -217,7 +218,6 @@ def _overlaps(slabs: tuple[Slab, ...]) -> Iterator[tuple[str, str]]:
 def _identity(merged: Volume, job: Job, threads: int, tally: Counter[str]) -> Check:
     """Outside the mask the merged volume is the source, voxel for voxel; inside it is the overlay."""
     check = Check("identity")
-    grain = tuple(max(a, b) for a, b in zip(job.source.grain, (1, 512, 512), strict=True))
     whole = Box.of(job.source.shape)
 
     def look(cell: Box) -> tuple[int, int, str]:
@@ -237,11 +237,37 @@ def _identity(merged: Volume, job: Job, threads: int, tally: Counter[str]) -> Ch
         )
 
     with ThreadPoolExecutor(threads) as pool:
-        for changed, kept, finding in pool.map(look, whole.cells(grain)):  # type: ignore[arg-type]
+        for changed, kept, finding in pool.map(look, whole.cells(_coarse_grain(job.source))):
             tally.update(changed=changed, compared=kept)
             check.findings += [finding] if finding else []
     check.detail = f"{tally['compared']} voxels outside the mask compared, {tally['changed']} differ"
     return check
+
+
+def _pyramid(out: str, job: Job, threads: int) -> Check:
+    """At coarser levels too, voxels with nothing synthetic under them are the source's."""
+    check, coarser = Check("pyramid"), job.source.pyramid()[1:]
+    for i, source in enumerate(coarser, start=1):
+        made, marks, whole = Volume.open(out, level=i), open_labels(out, i), Box.of(source.shape)
+
+        def look(
+            cell: Box, made: Volume = made, marks: Volume = marks, source: Volume = source, whole: Box = whole
+        ) -> int:
+            box = cell & whole
+            kept = np.isin(marks.read(box), (ORIGINAL, LEFT))
+            return int(((source.read(box) != made.read(box)) & kept).sum())
+
+        with ThreadPoolExecutor(threads) as pool:
+            changed = sum(pool.map(look, whole.cells(_coarse_grain(source))))
+        check.findings += [f"{changed} voxels outside the mask differ from the source at level {i}"] if changed else []
+    check.detail = f"{len(coarser)} coarser levels"
+    return check
+
+
+def _coarse_grain(volume: Volume) -> ZYX:
+    """Whole chunks, and not too small a bite."""
+    z, y, x = volume.grain
+    return z, -(-512 // y) * y, -(-512 // x) * x
 
 
 def _replay(plan: Plan, records: dict[str, Any], job: Job, count: int, seed: int) -> Check:

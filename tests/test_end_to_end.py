@@ -11,6 +11,7 @@ import pytest
 import yaml
 from ome_zarr_models import open_ome_zarr
 
+from pipeline.box import Box
 from pipeline.config import check
 from pipeline.job import propose
 from pipeline.run import run
@@ -63,6 +64,11 @@ def test_a_coarser_level_can_be_mended(name: str, tmp_path: Path) -> None:
     body = settings(uri, tmp_path, level=1)
     run(propose(check(body)))
     assert verify(str(tmp_path / "out.zarr"))["ok"]
+    coarse = Volume.open(str(tmp_path / "out.zarr"), level=1, writable=True)
+    box = Box((0, 0, 0), coarse.grain)
+    coarse.write(box, coarse.read(box) ^ 1)
+    (failed,) = [c for c in verify(str(tmp_path / "out.zarr"))["checks"] if not c["ok"]]
+    assert failed["name"] == "pyramid"
     made = Volume.open(str(tmp_path / "out.zarr"))
     assert made.shape == fine[1].shape
     assert made.voxel_nm == (40.0, 16.0, 16.0)
