@@ -316,11 +316,12 @@ class Volume:
         """Write the metadata of a new (z, y, x) array, all voxels absent, and open it to write.
 
         Chunks are zstd level 1 with a checksum: zarr's default codecs do not notice a flipped bit.
-        Raises VolumeError where something is there already.
+        Raises VolumeError where something is there already, or where shape, chunks, shards and type do not go together.
         """
         files = Files(str(uri))
         if _node(files) is not None:
             raise VolumeError("something is there already", where=files.uri, do="name another place, or remove it")
+        _check_new(files, np.dtype(dtype), chunks, shards, zarr_format)
         attributes: Json = {} if zarr_format == 3 else {"_ARRAY_DIMENSIONS": list(ZYX_NAMES)}
         zarr.create_array(
             files.zarr(writable=True),
@@ -340,19 +341,24 @@ class Volume:
 
     def __init__(self, uri: str, level: int, voxel_nm: Sequence[float] | None, writable: bool) -> None:
         asked = Files(uri)
-        place = _locate(asked, level)
         self._asked = (asked.uri, level, None if voxel_nm is None else tuple(voxel_nm), writable)
-        self._place, self.files, self.uri, self.level = place, place.files, asked.uri, place.level
-        self.layout = _layout(place)
-        self.voxel_nm = place.voxel_nm if voxel_nm is None else _checked(voxel_nm)
-        self._order = [d for d in self.layout.dims if d not in ZYX_NAMES] + list(ZYX_NAMES)
-        self.shape, self.chunks, self.grain = map(self._zyx, (self.layout.shape, self.layout.chunks, self.layout.grain))
-        self.dtype, self.fill_value = np.dtype(self.layout.dtype), self.layout.fill_value
-        self.zarr_format, self.writable = self.layout.zarr_format, writable
+        self._place = _locate(asked, level)
+        self.uri, self.level, self.files, self.writable = asked.uri, self._place.level, self._place.files, writable
+        self.voxel_nm = self._place.voxel_nm if voxel_nm is None else _checked(voxel_nm)
+        self._describe()
         if writable and self.files.web:
             raise VolumeError("the web is read-only", where=self.uri, do="write to a local path or an object store")
+        self._connect()
+
+    def _describe(self) -> None:
+        self.layout = layout = _layout(self._place)
+        self._order = [*(d for d in layout.dims if d not in ZYX_NAMES), *ZYX_NAMES]
+        self.shape, self.chunks, self.grain = map(self._zyx, (layout.shape, layout.chunks, layout.grain))
+        self.dtype, self.fill_value, self.zarr_format = np.dtype(layout.dtype), layout.fill_value, layout.zarr_format
+
+    def _connect(self) -> None:
         self._counted, self._array = self._open(_Counted(self.files.zarr(writable=False)), "r")
-        if writable:
+        if self.writable:
             self._blind, self._writer = self._open(_Blind(self.files.zarr(writable=True)), "r+")
             self._blind.blind = True
 
@@ -590,7 +596,9 @@ class Volume:
             )
         doc = {**self._place.doc, "shape": list(self._stored(shape, 1))}
         self.files.put("zarr.json" if self.zarr_format == 3 else ".zarray", json.dumps(doc, indent=2).encode())
-        self.__init__(*self._asked)  # type: ignore[misc]
+        self._place = replace(self._place, doc=doc)
+        self._describe()
+        self._connect()
 
     @property
     def bytes_read(self) -> int:
@@ -706,6 +714,18 @@ def _no_image(files: Files) -> NoReturn:
         where=files.uri,
         do=f"name one of its arrays: {', '.join(inner)}" if inner else "name an array inside it",
     )
+
+
+def _check_new(files: Files, dtype: np.dtype[Any], chunks: ZYX, shards: ZYX | None, zarr_format: int) -> None:
+    if dtype not in (np.uint8, np.uint16):
+        raise VolumeError(f"voxels of type {dtype} are not supported", where=files.uri, do="use uint8 or uint16")
+    if shards is not None and (zarr_format == 2 or any(s % c for s, c in zip(shards, chunks, strict=True))):
+        raise VolumeError(
+            f"shards {shards} do not go with chunks {chunks} in Zarr v{zarr_format}",
+            where=files.uri,
+            why="a shard is whole chunks, and Zarr v2 has none",
+            do="use multiples of the chunks, and Zarr v3",
+        )
 
 
 def _checked(voxel_nm: Sequence[float]) -> Voxel:

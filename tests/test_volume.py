@@ -272,6 +272,15 @@ def test_created_arrays_say_what_they_are(zarr_format: int, shards: Any, tmp_pat
     assert '"checksum": true' in doc
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"dtype": "float32"}, {"shards": (1, 24, 24)}, {"shards": (1, 32, 32), "zarr_format": 2}]
+)
+def test_arrays_that_cannot_be_made_leave_nothing(wrong: Any, tmp_path: Path) -> None:
+    with pytest.raises(VolumeError, match=r"not supported|do not go with"):
+        make(tmp_path / "v", **wrong)
+    assert not (tmp_path / "v").exists()
+
+
 # --- sharing
 
 
