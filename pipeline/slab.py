@@ -148,35 +148,51 @@ def _restore_tiles(scene: Scene, job: Job, result: Result) -> None:
 def _gaps(scene: Scene, job: Job, result: Result) -> Iterator[Gap]:
     """The gaps of every tile that has flagged voxels in the write box; notes those that cannot be restored."""
     write, needs = scene.slab.write, job.needs
-    geometry = Geometry(job.source.shape, (1, 1, 1), needs)
     for tile in write.cells((write.stop[0], needs.tile, needs.tile)):
         core = tile.with_z(write.start[0], write.stop[0]) & write
         if not (scene.flag[scene.view(core)] > 0).any():
             continue
-        padded = _padded(tile, needs).with_z(scene.slab.read.start[0], scene.slab.read.stop[0])
-        unknown = scene.unknown[scene.view(padded)].any(axis=(1, 2))  # (sections of the read box,)
-        clean = {scene.slab.read.start[0] + int(i) for i in np.flatnonzero(~unknown)}
-        for run in runs([scene.slab.read.start[0] + int(i) for i in np.flatnonzero(unknown)]):
+        flagged, clean = _sections(scene, _padded(tile, needs))
+        for run in runs(flagged):
             mine = core.with_z(max(run[0], write.start[0]), min(run[1], write.stop[0]))
             wanted = int((scene.flag[scene.view(mine)] > 0).sum()) if mine.size else 0
             if not wanted:
                 continue
-            why = refusal(run, geometry)
+            window = _with_context(run, clean, needs.context)
+            why = refusal(run, Geometry(job.source.shape, (1, 1, 1), needs)) or _blind(run, window, needs)
             if why:
-                doubtful = scene.absent[scene.view(padded.with_z(*run))].any()
-                result.left.append(_left(mine, wanted, ABSENT if doubtful else why))
+                result.left.append(_left(mine, wanted, why))
             else:
-                yield Gap(tile, run, _with_context(run, clean, needs.context, job.source.shape[0]))
+                yield Gap(tile, run, window)
 
 
-def _with_context(run: tuple[int, int], clean: set[int], context: int, depth: int) -> tuple[int, int]:
+def _sections(scene: Scene, padded: Box) -> tuple[list[int], set[int]]:
+    """The sections of the read box with flagged voxels in a tile's window, and those that are clean throughout it.
+
+    Absent chunks make a section neither: it is no gap to restore, and it vouches for nothing. Counting them as gaps
+    would let the result depend on how far the read box happens to reach.
+    """
+    first, last = scene.slab.read.start[0], scene.slab.read.stop[0]
+    view = scene.view(padded.with_z(first, last))
+    flagged = (scene.flag[view] > 0).any(axis=(1, 2))  # (sections,)
+    unclean = flagged | scene.absent[view].any(axis=(1, 2))
+    return [first + int(i) for i in np.flatnonzero(flagged)], {first + int(i) for i in np.flatnonzero(~unclean)}
+
+
+def _with_context(run: tuple[int, int], clean: set[int], context: int) -> tuple[int, int]:
     """As many clean sections on each side as there are without a break, up to `context`."""
     first, last = run
-    while first - 1 in clean and run[0] - first < context and first > 0:
+    while first - 1 in clean and run[0] - first < context:
         first -= 1
-    while last in clean and last - run[1] < context and last < depth:
+    while last in clean and last - run[1] < context:
         last += 1
     return first, last
+
+
+def _blind(run: tuple[int, int], window: tuple[int, int], needs: Needs) -> str:
+    """Why a gap has too few clean neighbours, or nothing."""
+    sides = (window[0] < run[0]) + (window[1] > run[1])
+    return "" if sides == 2 or (sides == 1 and needs.one_sided) else ABSENT
 
 
 def _padded(tile: Box, needs: Needs) -> Box:

@@ -17,6 +17,7 @@ from pipeline.errors import InputError, PlanChangedError, StoreLockedError, Zmen
 from pipeline.job import propose
 from pipeline.lock import StoreLock
 from pipeline.run import remerge, run, status
+from pipeline.slab import ABSENT
 from pipeline.verify import verify
 from pipeline.volume import Volume
 from tests.jobs import NM, SHAPE, Job, build, command, save, store_digest, tissue, tree, voxel_digest, voxels
@@ -220,6 +221,20 @@ def test_missing_chunk_is_never_mistaken_for_black_tissue(job: Job) -> None:
     labels = voxels(job.folder / "out.zarr", "labels")
     assert (labels[3, :128, :128] == LEFT).all()
     assert job.run("black.zarr", volume={"missing_chunks": "background"})["voxels_restored"] == clean
+
+
+def test_absent_chunks_give_the_same_voxels_however_the_work_is_cut(tmp_path: Path) -> None:
+    """A damaged section next to absent ones must not be restored or left depending on how far a slab happens to look."""
+    job = build(tmp_path, chunks=(1, 128, 128))
+    job.flags("z_start,z_stop,class,y_start,y_stop,x_start,x_stop\n4,5,missing,,,,\n6,7,fold,0,300,0,30\n9,10,missing,,,,\n")
+    for gone in ("3/0/0", "7/0/1", "8/1/1", "10/2/0", "11/2/0"):
+        (job.raw / "c" / gone).unlink()
+    digests = set()
+    for number, site in enumerate(({"slab_px": 128}, {"slab_px": 256, "slab_sections": 1}, {"slab_px": "whole"})):
+        summary = job.run(f"{number}.zarr", site=site)
+        assert {e["why"] for e in summary["not_restorable"]} == {ABSENT}
+        digests.add(voxel_digest(job.folder / f"{number}.zarr"))
+    assert len(digests) == 1
 
 
 def test_a_passing_fault_is_tried_again(job: Job) -> None:
