@@ -18,7 +18,7 @@ demo: env  ## mend a small phantom from end to end (CPU) and show the picture
 	.venv/bin/zmend demo --out $(DEMO)
 
 test: env  ## run the tests
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 check: env  ## ruff, mypy --strict, import contracts
 	.venv/bin/ruff check .

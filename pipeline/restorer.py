@@ -172,6 +172,8 @@ def _make(path: str, recipe: Recipe, voxel_nm: NM | None, threads: int) -> Resto
     try:
         made: Restorer = kind(**settings, **recipe.options)
     except (ValueError, TypeError, OSError) as e:
+        if voxel_nm is None:
+            raise _unknown_voxel_size(path) from e
         raise RestorerError(
             "the restorer refuses the recipe",
             where=f"recipe ({path})",
@@ -186,12 +188,7 @@ def _check_voxel_size(answers: Mapping[str, object], voxel_nm: NM | None, path: 
     if low is None or high is None:
         return
     if voxel_nm is None:
-        raise RestorerError(
-            "the voxel size is not known",
-            where=path,
-            why="the restorer was trained for some sizes only",
-            do="add to zmend.yaml  volume: {voxel_size_nm: [z, y, x]}",
-        )
+        raise _unknown_voxel_size(path)
     lo, hi = np.asarray(low, float), np.asarray(high, float)
     if not ((lo <= voxel_nm) & (voxel_nm <= hi)).all():
         raise RestorerError(
@@ -200,3 +197,12 @@ def _check_voxel_size(answers: Mapping[str, object], voxel_nm: NM | None, path: 
             why=f"they know {lo.tolist()} to {hi.tolist()} nm (z, y, x)",
             do="choose another volume.level, or train on your own tissue: zmend train --help",
         )
+
+
+def _unknown_voxel_size(path: str) -> RestorerError:
+    return RestorerError(
+        "the voxel size is not known",
+        where=path,
+        why="the restorer was trained for some sizes only, and neither the volume nor the configuration says its own",
+        do="add to zmend.yaml  volume: {voxel_size_nm: [z, y, x]}",
+    )
