@@ -239,11 +239,8 @@ def _local(out: str) -> Path:
 def _outside(out: str, source: Volume) -> Path:
     """The path of `out`, which must not touch the source's."""
     path = _local(out)
-    theirs = [v.files.local.resolve() for v in (source,) if v.files.local] + (
-        [Path(source.uri).resolve()] if source.files.local else []
-    )
-    mine = path.resolve()
-    if any(t == mine or mine in t.parents or t in mine.parents for t in theirs):
+    mine, theirs = path.resolve(), source.root.local and source.root.local.resolve()
+    if theirs is not None and (theirs == mine or mine in theirs.parents or theirs in mine.parents):
         raise VolumeError(
             "the output lies in the source, or the source in the output",
             where=f"output {path}, source {source.uri}",

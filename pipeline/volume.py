@@ -446,10 +446,14 @@ class Volume:
                 raise VolumeError(
                     f"chunk {chunk & Box.of(self.shape)} cannot be decoded",
                     where=f"{self.files.uri}/{self.key(_index(chunk, self.grain))}",
-                    why=f"the object is damaged or cut short ({type(cause).__name__}: {cause})",
+                    why=f"the object is damaged or cut short{self._ranges()} ({type(cause).__name__}: {cause})",
                     do="fetch or write this object again; a chunk of zmend's own is made again once it is deleted",
                 ) from cause
         raise VolumeError(f"box {box} cannot be read", where=self.uri, why=repr(error)) from error
+
+    def _ranges(self) -> str:
+        shards_on_the_web = self.files.web and self.layout.index_at is not None
+        return ", or the server ignores byte ranges, which shards need" if shards_on_the_web else ""
 
     def absent(self, box: Box) -> tuple[Box, ...]:
         """The chunks that touch a box and do not exist, cut to the volume: they read as fill value, not as tissue.
@@ -530,12 +534,15 @@ class Volume:
         """The OME image that this array is a level of."""
         return self._place.image
 
+    @property
+    def root(self) -> Files:
+        """The group whose image this array is a level of; the array itself if it stands alone."""
+        return self._place.group or self.files
+
     def pyramid(self) -> tuple[Volume, ...]:
         """This level and the coarser ones of its image, opened to read."""
-        if self.image is None or self._place.group is None:
-            return (self,)
-        coarser = range(self.level + 1, len(self.image.levels))
-        return (self, *(Volume.open(self._place.group.uri, level=i) for i in coarser))
+        coarser = range(self.level + 1, len(self.image.levels) if self.image else 0)
+        return (self, *(Volume.open(self.root.uri, level=i) for i in coarser))
 
     # --- writing
 

@@ -540,6 +540,7 @@ def test_outputs_that_cannot_be(tmp_path: Path) -> None:
         (lambda: create(tmp_path / "source" / "out"), "the output lies in the source"),
         (lambda: create(tmp_path / "source"), "the output lies in the source"),
         (lambda: create(tmp_path), "the output lies in the source"),
+        (lambda: create(tmp_path / "source" / "o", Volume.open(tmp_path / "source" / "s1")), "the output lies in"),
         (lambda: create(tmp_path / "notes"), "no zmend store is there already"),
         (lambda: create(made.out, Volume.open(other)), "belongs to another source: uri differ"),
         (lambda: create(made.out, Volume.open(tmp_path / "source", level=1)), "belongs to another source: level"),

@@ -362,6 +362,15 @@ def test_the_web(name: str, tmp_path: Path) -> None:
         volume.read(box)
 
 
+def test_shards_behind_a_server_without_ranges(stores: dict[str, str]) -> None:
+    home = Path(stores["v3-sharded"])
+    with serve(home.parent) as address:  # Python's own server sends whole files whatever part is asked for
+        volume = Volume.open(f"{address}/{home.name}")
+        assert volume.absent(Box.of(SHAPE)) == ()
+        with pytest.raises(VolumeError, match="the server ignores byte ranges"):
+            volume.read(Box.of(SHAPE))
+
+
 @formats
 def test_memory(zarr_format: int, shards: Any) -> None:
     uri = f"memory://volume-{zarr_format}-{shards is not None}/v"
