@@ -48,7 +48,7 @@ def propose(config: Config) -> Proposal:
     _check_intensity(config.recipe, source)
     _, needs = load(config.recipe, source.voxel_nm)
     recipe = config.recipe.model_copy(update={"intensity": _intensity(config, source, needs)})
-    flags = flag_file.load(config.flags, shape=source.shape, mask_shape=lambda uri: Volume.open(uri).shape)
+    flags = flag_file.load(config.flags, shape=source.shape, mask_shape=lambda uri: Volume.open(uri, mask=True).shape)
     grain = overlay_grain(config.output.path) or _grain(config, source)
     geometry = Geometry(source.shape, slab_cell(config.site, grain, source.shape), needs)
     plan = make(
@@ -265,7 +265,7 @@ def _same_restorer(needs: Needs, plan: Plan) -> None:
 
 @lru_cache(maxsize=64)
 def _mask(uri: str) -> Volume:
-    return Volume.open(uri)
+    return Volume.open(uri, mask=True)
 
 
 def _mask_box(uri: str, shape: ZYX, box: Box) -> tuple[Box, ZYX]:

@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 
 from pipeline.box import ZYX, Box
 from pipeline.errors import MissingChunkError, VolumeError
+from pipeline.files import Files, Stored
 from pipeline.store import adopt, open_labels, open_overlay
-from pipeline.volume import Files, Stored, Volume, Voxels, sha256
+from pipeline.volume import Volume, Voxels, sha256
 
 Clone = Literal["auto", "link", "copy"]
 Mask = NDArray[np.bool_]

@@ -20,6 +20,7 @@ import numpy as np
 
 from pipeline.box import ZYX
 from pipeline.errors import VolumeError
+from pipeline.files import Files
 from pipeline.ome import (
     Image,
     Json,
@@ -30,7 +31,7 @@ from pipeline.ome import (
     label_attributes,
     labels_attributes,
 )
-from pipeline.volume import Files, Volume
+from pipeline.volume import Volume
 
 SCHEMA = "zmend-store/1"
 OVERLAY = "zmend/overlay"

@@ -1,6 +1,6 @@
 """Volume: one Zarr array with axes and voxel size, read in any box and written in whole chunks only.
 
-The only module that imports zarr. `Files` is the folder of objects that an array is made of, local or behind a URL.
+The only module that imports zarr.
 """
 
 from __future__ import annotations
@@ -9,17 +9,11 @@ import gzip
 import hashlib
 import json
 import math
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn
-from uuid import uuid4
+from typing import Any, Literal, NoReturn
 
-import fsspec
 import numpy as np
 import zarr
 from google_crc32c import value as crc32c  # zarr depends on it for the same job
@@ -32,191 +26,21 @@ from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from pipeline.box import ZYX, Box
 from pipeline.errors import MisalignedWriteError, VolumeError
-from pipeline.ome import ZYX_NAMES, Image, Json, Layout, Voxel, nm_text, parse_image, parse_layout
+from pipeline.files import Files, Stored, web_error
+from pipeline.locate import layout_of, locate, node_at
+from pipeline.ome import ZYX_NAMES, Image, Json, Voxel, nm_text
 
 Voxels = NDArray[Any]  # uint8 or uint16, (z, y, x)
 METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
-PROBES = 16  # requests in flight when objects of a remote store are looked up one by one
 DAMAGE = (gzip.BadGzipFile,)  # an OSError that is no trouble with the disk or the network
 NOWHERE = 2**64 - 1  # what the index of a shard says of an inner chunk that is not there
 
 
-class Stored(NamedTuple):
-    """What is known of an object without reading it."""
-
-    key: str
-    size: int  # bytes
-    mtime_ns: int  # 0: the store does not say
-    etag: str  # "": the store does not say
-
-
-class Files:
-    """The objects under one folder. Keys are relative to it, with slashes. Threads may share it.
-
-    Every method raises OSError for what may pass (disk, network) and VolumeError where a server refuses for good.
-    """
-
-    def __init__(self, uri: str) -> None:
-        local = "://" not in uri or uri.startswith("file://")
-        self.uri = str(Path(uri.removeprefix("file://")).expanduser().absolute()) if local else uri.rstrip("/")
-        self.local = Path(self.uri) if local else None
-        self.web = self.uri.startswith(("http://", "https://"))
-        self._fs: Any = None
-        self._root = self.uri
-        self._durable: set[Path] = set()  # folders whose own entry is known to be on the disk
-        if not local:
-            self._fs, self._root = _filesystem(self.uri)
-
-    def __truediv__(self, path: str) -> Files:
-        return Files(f"{self.uri}/{path}") if path else self
-
-    def _at(self, key: str) -> str:
-        return f"{self._root}/{key}" if key else self._root
-
-    def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes | None:
-        """Bytes [start, stop) of an object, or None where there is none."""
-        try:
-            if self._fs is None:
-                with Path(self._at(key)).open("rb") as file:
-                    file.seek(start)
-                    return file.read() if stop is None else file.read(stop - start)
-            return bytes(self._fs.cat_file(self._at(key), start=start, end=stop))
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            return None
-        except Exception as error:
-            raise web_error(error, self._at(key)) from error
-
-    def stat(self, key: str) -> Stored | None:
-        """Size and age of an object, or None where there is none."""
-        try:
-            if self._fs is None:
-                found = os.stat(self._at(key))  # noqa: PTH116  (a Path costs more than the system call)
-                return Stored(key, found.st_size, found.st_mtime_ns, "")
-            return _stored(key, self._fs.info(self._at(key)))
-        except (FileNotFoundError, NotADirectoryError) as error:
-            # fsspec calls any failure of a web server "not found": a dead server must not look like absent chunks.
-            if self.web and getattr(error.__cause__, "status", None) not in (404, 410):
-                raise OSError(f"no answer for {self._at(key)}: {error.__cause__!r}") from error
-            return None
-        except Exception as error:
-            raise web_error(error, self._at(key)) from error
-
-    def stats(self, keys: Sequence[str]) -> list[Stored | None]:
-        """`stat` of many objects, in order."""
-        if self._fs is None or len(keys) < 2:
-            return [self.stat(k) for k in keys]
-        with ThreadPoolExecutor(PROBES) as pool:
-            return list(pool.map(self.stat, keys))
-
-    def put(self, key: str, data: bytes) -> None:
-        """Write an object: whole and durable, or not at all."""
-        if self._fs is not None:
-            self._fs.pipe_file(self._at(key), data)
-            return
-        path = Path(self._at(key))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid4().hex}.partial")
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def sync(self, keys: Iterable[str]) -> None:
-        """Make objects that are written survive a power cut. An object store does that by itself."""
-        if self.local is None:
-            return
-        paths = [self.local / k for k in keys]
-        parents = {p.parent for p in paths}
-        above = {f for p in parents for f in p.parents if f.is_relative_to(self.local)} - self._durable
-        for path in (*paths, *parents, *above):
-            _fsync(path)
-        self._durable |= above
-
-    def delete(self, key: str) -> None:
-        """Remove an object; nothing happens where there is none."""
-        if self._fs is None:
-            Path(self._at(key)).unlink(missing_ok=True)
-        elif self.stat(key) is not None:
-            self._fs.rm_file(self._at(key))
-
-    def names(self) -> list[str] | None:
-        """What lies directly in the folder; None: no such folder, or a store that cannot list."""
-        if self._fs is None:
-            return sorted(p.name for p in Path(self._root).iterdir()) if Path(self._root).is_dir() else None
-        try:
-            found = [] if self.web else self._fs.ls(self._root, detail=False)
-            return sorted(str(p).rsplit("/", 1)[-1] for p in found) or None
-        except FileNotFoundError:
-            return None
-
-    def walk(self) -> Iterator[Stored]:
-        """Every object below, in one order always. Not for the web: it cannot list."""
-        if self._fs is None:
-            yield from _scan(self._root, "")
-            return
-        for path, info in sorted(self._fs.find(self._root, detail=True).items()):
-            yield _stored(str(path)[len(self._root) :].strip("/"), info)
-
-    def zarr(self, *, writable: bool) -> Store:
-        """The same folder as zarr knows it."""
-        if self.local is not None:
-            return LocalStore(self.local, read_only=not writable)
-        return FsspecStore.from_url(self.uri, storage_options={"use_listings_cache": False}, read_only=not writable)
-
-
-def _filesystem(uri: str) -> tuple[Any, str]:
-    try:
-        fs, root = fsspec.url_to_fs(uri, use_listings_cache=False)
-    except ImportError as error:
-        raise VolumeError(
-            "this machine cannot open such addresses",
-            where=uri,
-            why=str(error),
-            do='pip install "zmend[remote]" (http, s3), or the fsspec package of that store',
-        ) from error
-    except ValueError as error:
-        raise VolumeError("this kind of address is not known", where=uri, why=str(error), do="check it") from error
-    return fs, str(root).rstrip("/")
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _scan(root: str, below: str) -> Iterator[Stored]:
-    with os.scandir(f"{root}/{below}") as entries:
-        found = sorted(entries, key=lambda e: e.name)
-    for entry in found:
-        if entry.is_dir():
-            yield from _scan(root, f"{below}{entry.name}/")
-        else:
-            stat = entry.stat()
-            yield Stored(below + entry.name, stat.st_size, stat.st_mtime_ns, "")
-
-
-def _stored(key: str, info: dict[str, Any]) -> Stored:
-    when = next((info[k] for k in ("LastModified", "mtime", "modified", "created", "Last-Modified") if info.get(k)), 0)
-    when = parsedate_to_datetime(when) if isinstance(when, str) else when
-    seconds = when.timestamp() if isinstance(when, datetime) else float(when)
-    return Stored(key, int(info.get("size") or 0), round(seconds * 1e9), str(info.get("ETag", "")))
-
-
-def web_error(error: Exception, where: str) -> Exception:
-    """The error itself, or what an HTTP error means: refused for good (VolumeError), or worth another try (OSError)."""
-    if isinstance(error, OSError) or not type(error).__module__.startswith("aiohttp"):
-        return error
-    status = getattr(error, "status", 0)
-    if 400 <= status < 500 and status not in (408, 429):
-        return VolumeError(f"the server refuses: HTTP {status}", where=where, do="check the address and your rights")
-    return OSError(f"{where}: {error!r}")
+def _zarr_store(files: Files, *, writable: bool) -> Store:
+    """The folder as zarr knows it."""
+    if files.local is not None:
+        return LocalStore(files.local, read_only=not writable)
+    return FsspecStore.from_url(files.uri, storage_options={"use_listings_cache": False}, read_only=not writable)
 
 
 class _Counted(WrapperStore[Store]):
@@ -254,25 +78,6 @@ class Written:
     sha256: str  # of the voxels as read back: C order, little-endian
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """An array that was found, and the image that it is a level of."""
-
-    files: Files
-    doc: Json
-    attributes: Json
-    image: Image | None = None
-    group: Files | None = None
-    level: int = 0
-
-    @property
-    def voxel_nm(self) -> Voxel | None:
-        if self.image is not None:
-            return self.image.voxel_nm(self.level)
-        said = self.attributes.get("zmend", {}).get("voxel_nm")
-        return None if said is None else (float(said[0]), float(said[1]), float(said[2]))
-
-
 class Volume:
     """One array of grey values. Boxes, shapes and arrays are (z, y, x), whatever the order in the store.
 
@@ -292,14 +97,21 @@ class Volume:
 
     @classmethod
     def open(
-        cls, uri: str | Path, *, level: int = 0, voxel_nm: Sequence[float] | None = None, writable: bool = False
+        cls,
+        uri: str | Path,
+        *,
+        level: int = 0,
+        voxel_nm: Sequence[float] | None = None,
+        writable: bool = False,
+        mask: bool = False,
     ) -> Volume:
         """Open a level of an OME-Zarr image (0.4, 0.5), an array inside one, or an array alone (Zarr v2, v3, sharded).
 
         `uri` is a local path or an fsspec URL (http:// is read-only). `voxel_nm` (z, y, x) overrules the metadata.
+        A volume is uint8 or uint16; with `mask` it may be bool or any integer.
         Raises VolumeError: nothing there, no Zarr, no such level, axes or voxels of a kind that is not supported.
         """
-        return cls(str(uri), level, voxel_nm, writable)
+        return cls(str(uri), level, voxel_nm, writable, mask)
 
     @classmethod
     def create(
@@ -319,12 +131,12 @@ class Volume:
         Raises VolumeError where something is there already, or where shape, chunks, shards and type do not go together.
         """
         files = Files(str(uri))
-        if _node(files) is not None:
+        if node_at(files) is not None:
             raise VolumeError("something is there already", where=files.uri, do="name another place, or remove it")
         _check_new(files, np.dtype(dtype), chunks, shards, zarr_format)
         attributes: Json = {} if zarr_format == 3 else {"_ARRAY_DIMENSIONS": list(ZYX_NAMES)}
         zarr.create_array(
-            files.zarr(writable=True),
+            _zarr_store(files, writable=True),
             shape=shape,
             dtype=np.dtype(dtype),
             chunks=chunks,
@@ -339,10 +151,11 @@ class Volume:
         )
         return cls.open(files.uri, voxel_nm=voxel_nm, writable=True)
 
-    def __init__(self, uri: str, level: int, voxel_nm: Sequence[float] | None, writable: bool) -> None:
+    def __init__(self, uri: str, level: int, voxel_nm: Sequence[float] | None, writable: bool, mask: bool) -> None:
         asked = Files(uri)
-        self._asked = (asked.uri, level, None if voxel_nm is None else tuple(voxel_nm), writable)
-        self._place = _locate(asked, level)
+        self._asked = (asked.uri, level, None if voxel_nm is None else tuple(voxel_nm), writable, mask)
+        self._is_mask = mask
+        self._place = locate(asked, level)
         self.uri, self.level, self.files, self.writable = asked.uri, self._place.level, self._place.files, writable
         self.voxel_nm = self._place.voxel_nm if voxel_nm is None else _checked(voxel_nm)
         self._describe()
@@ -351,15 +164,15 @@ class Volume:
         self._connect()
 
     def _describe(self) -> None:
-        self.layout = layout = _layout(self._place)
+        self.layout = layout = layout_of(self._place, mask=self._is_mask)
         self._order = [*(d for d in layout.dims if d not in ZYX_NAMES), *ZYX_NAMES]
         self.shape, self.chunks, self.grain = map(self._zyx, (layout.shape, layout.chunks, layout.grain))
         self.dtype, self.fill_value, self.zarr_format = np.dtype(layout.dtype), layout.fill_value, layout.zarr_format
 
     def _connect(self) -> None:
-        self._counted, self._array = self._open(_Counted(self.files.zarr(writable=False)), "r")
+        self._counted, self._array = self._open(_Counted(_zarr_store(self.files, writable=False)), "r")
         if self.writable:
-            self._blind, self._writer = self._open(_Blind(self.files.zarr(writable=True)), "r+")
+            self._blind, self._writer = self._open(_Blind(_zarr_store(self.files, writable=True)), "r+")
             self._blind.blind = True
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -616,111 +429,6 @@ class Volume:
     def bytes_written(self) -> int:
         """Stored bytes of chunks written through this object so far."""
         return int(self._blind.written) if self.writable else 0
-
-
-# --- finding the array that an address means
-
-
-def _node(files: Files) -> tuple[Json, Json] | None:
-    """The metadata document of a group or array, and its attributes; None where there is neither."""
-    if (doc := _json(files, "zarr.json")) is not None:
-        return doc, doc.get("attributes", {})
-    doc = _json(files, ".zarray") or _json(files, ".zgroup")
-    return None if doc is None else (doc, _json(files, ".zattrs") or {})
-
-
-def _json(files: Files, key: str) -> Json | None:
-    raw = files.read(key)
-    if raw is None:
-        return None
-    try:
-        doc = json.loads(raw)
-        assert isinstance(doc, dict)
-        return doc
-    except (ValueError, AssertionError) as error:
-        where = f"{files.uri}/{key}"
-        raise VolumeError("metadata is not JSON", where=where, why=str(error), do="restore this file") from error
-
-
-def _locate(files: Files, level: int) -> _Place:
-    node = _node(files)
-    if node is None:
-        _not_zarr(files)
-    doc, attributes = node
-    if "shape" in doc:
-        return _in_image(_Place(files, doc, attributes), level)
-    image = parse_image(attributes)
-    if image is None:
-        _no_image(files)
-    if not 0 <= level < len(image.levels):
-        raise VolumeError(
-            f"there is no level {level}", where=files.uri, do=f"name one of the levels there are: {image.listing()}"
-        )
-    array = files / image.levels[level].path
-    found = _node(array)
-    if found is None or "shape" not in found[0]:
-        raise VolumeError(f"level {level} is not there", where=array.uri, why="the group lists it", do="fetch it again")
-    return _Place(array, *found, image, files, level)
-
-
-def _in_image(alone: _Place, level: int) -> _Place:
-    """The array again, as a level of the image that a group above it describes, if one does."""
-    place = next(filter(None, (_as_level(alone, up) for up in (1, 2, 3))), alone)
-    if level not in (0, place.level):
-        raise VolumeError(
-            f"level {level} of an array that has no levels",
-            where=alone.files.uri,
-            do="name the OME-Zarr group above the array, or leave level out",
-        )
-    return place
-
-
-def _as_level(alone: _Place, up: int) -> _Place | None:
-    parts = alone.files.uri.split("/")
-    above, path = "/".join(parts[:-up]), "/".join(parts[-up:])
-    if not above or above.endswith(("/", ":")):
-        return None
-    group = Files(above)
-    node = _node(group)
-    image = parse_image(node[1]) if node else None
-    paths = [v.path for v in image.levels] if image else []
-    return replace(alone, image=image, group=group, level=paths.index(path)) if path in paths else None
-
-
-def _layout(place: _Place) -> Layout:
-    try:
-        return parse_layout(place.doc, place.attributes, place.image.names if place.image else None)
-    except VolumeError as error:
-        error.where = error.where or place.files.uri
-        raise
-    except (KeyError, TypeError, ValueError) as error:
-        where = place.files.uri
-        raise VolumeError("the array's metadata cannot be understood", where=where, why=repr(error)) from error
-
-
-def _not_zarr(files: Files) -> NoReturn:
-    names = files.names()
-    if files.stat("") is not None and names is None and not files.web:
-        what, do = "this is a file, not a Zarr volume", "convert it to Zarr, for example with tifffile and zarr"
-    elif names is None:
-        what, do = "there is no Zarr volume here", "check the path"
-    elif not names:
-        what, do = "this folder is empty", "check the path"
-    else:
-        inner = [n for n in names if (files.local is None or (files.local / n).is_dir()) and _node(files / n)]
-        what = "this folder is not Zarr: it has neither zarr.json nor .zarray nor .zgroup"
-        do = f"name one of these inside it: {', '.join(inner)}" if inner else "check the path"
-    raise VolumeError(what, where=files.uri, do=do)
-
-
-def _no_image(files: Files) -> NoReturn:
-    nodes = {n: _node(files / n) for n in files.names() or ()}
-    inner = [f"{n} {node[0]['shape']}" for n, node in nodes.items() if node and "shape" in node[0]]
-    raise VolumeError(
-        "this group is not an OME-Zarr image: it has no multiscales",
-        where=files.uri,
-        do=f"name one of its arrays: {', '.join(inner)}" if inner else "name an array inside it",
-    )
 
 
 def _check_new(files: Files, dtype: np.dtype[Any], chunks: ZYX, shards: ZYX | None, zarr_format: int) -> None:

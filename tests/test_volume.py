@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from pipeline.box import Box
 from pipeline.errors import MisalignedWriteError, VolumeError
-from pipeline.volume import Files, Volume
+from pipeline.files import Files
+from pipeline.volume import Volume
 from tests.stores import KINDS, VOXEL_NM, Kind, kind, noise, serve, write_array, write_group, write_volume
 
 SHAPE = (9, 50, 40)

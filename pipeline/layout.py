@@ -1,0 +1,135 @@
+"""Layout: how a Zarr array lies in its store, from its own metadata document (`zarr.json` or `.zarray`). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from pipeline.errors import VolumeError
+from pipeline.ome import ZYX_NAMES, Json
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How an array lies in its store. Tuples are in stored axis order, which `dims` names."""
+
+    zarr_format: Literal[2, 3]
+    shape: tuple[int, ...]
+    dims: tuple[str, ...]
+    dtype: str  # uint8 | uint16; of a mask, any integer
+    chunks: tuple[int, ...]  # what is decoded at a time (inner chunks of a sharded array)
+    grain: tuple[int, ...]  # what one object holds: the shard, else the chunk
+    prefix: str
+    separator: str
+    fill_value: int
+    index_at: str | None  # where a shard keeps its index: start | end; None: not sharded
+    index_crc: bool  # whether 4 bytes of crc32c follow that index
+
+    def key(self, index: Sequence[int]) -> str:
+        """Name of the object that holds grain cell `index` (stored order)."""
+        return self.prefix + self.separator.join(map(str, index))
+
+    def index(self, key: str) -> tuple[int, ...] | None:
+        """The grain cell that object `key` holds, or None where it is no chunk of this array."""
+        parts = key.removeprefix(self.prefix).split(self.separator) if key.startswith(self.prefix) else []
+        if len(parts) != len(self.shape) or not all(p.isascii() and p.isdigit() for p in parts):
+            return None
+        index = tuple(map(int, parts))
+        inside = all(i * g < s for i, g, s in zip(index, self.grain, self.shape, strict=True))
+        return index if inside and self.key(index) == key else None
+
+
+DTYPES = {"uint8": "uint8", "uint16": "uint16", "|u1": "uint8", "<u1": "uint8", "<u2": "uint16", ">u2": "uint16"}
+
+
+def parse_layout(
+    doc: Json, attributes: Mapping[str, Any], names: Sequence[str] | None, *, mask: bool = False
+) -> Layout:
+    """What an array document (`zarr.json` or `.zarray`) says; `names` are axis names from an OME group above it.
+
+    Raises VolumeError: a data type other than uint8 and uint16, axes that are not z, y, x and length-1 others,
+    a chunk grid or a sharding that is not supported.
+    """
+    three = doc["zarr_format"] == 3
+    shape = tuple(map(int, doc["shape"]))
+    own = doc.get("dimension_names") if three else attributes.get("_ARRAY_DIMENSIONS")
+    dims = _dims(shape, names or own)
+    stored = doc["data_type" if three else "dtype"]
+    if mask and isinstance(stored, str) and _is_integer(stored):
+        dtype = np.dtype(stored).newbyteorder("=").name
+    elif isinstance(stored, str) and stored in DTYPES:
+        dtype = DTYPES[stored]
+    else:
+        raise VolumeError(
+            f"voxels of type {stored} are not supported",
+            why="a mask is bool or integer" if mask else "zmend restores grey values of microscopes: uint8 or uint16",
+            do="convert it" if mask else "convert the volume, or name the image and not a segmentation",
+        )
+    parts = _v3_parts(doc) if three else _v2_parts(doc)
+    return Layout(doc["zarr_format"], shape, dims, dtype, fill_value=int(doc.get("fill_value") or 0), **parts)
+
+
+def _is_integer(name: str) -> bool:
+    try:
+        return np.dtype(name).kind in "biu"
+    except TypeError:
+        return False
+
+
+def _dims(shape: tuple[int, ...], names: Sequence[str | None] | None) -> tuple[str, ...]:
+    if names is None or all(n is None for n in names):
+        names = ZYX_NAMES if len(shape) == 3 else ()
+    dims = tuple(str(n).lower() for n in names)
+    said = f"axes {', '.join(dims) or '(unnamed)'} of shape {shape}"
+    if len(dims) != len(shape) or not set(ZYX_NAMES) <= set(dims) or len(set(dims)) != len(dims):
+        raise VolumeError(
+            f"cannot tell z, y and x apart in {said}",
+            why="axes are found by name (OME axes, dimension_names, _ARRAY_DIMENSIONS); only 3-D arrays may go unnamed",
+            do="name the axes z, y, x (and t or c of length 1) in the metadata",
+        )
+    if long := [d for d, n in zip(dims, shape, strict=True) if d not in ZYX_NAMES and n != 1]:
+        raise VolumeError(
+            f"axis {long[0]} is longer than 1 in {said}",
+            why="zmend restores one grey-value volume at a time",
+            do=f"write one {long[0]} of the volume to an array of its own, and name that",
+        )
+    return dims
+
+
+def _v2_parts(doc: Json) -> Json:
+    chunks, separator = tuple(doc["chunks"]), doc.get("dimension_separator", ".")
+    shared = {"chunks": chunks, "grain": chunks, "prefix": "", "separator": separator}
+    return {**shared, "index_at": None, "index_crc": False}
+
+
+def _v3_parts(doc: Json) -> Json:
+    grid, encoding = doc["chunk_grid"], doc.get("chunk_key_encoding", {"name": "default"})
+    if grid["name"] != "regular":
+        raise VolumeError(
+            f"chunk grid {grid['name']!r} is not supported", do="rewrite the volume with chunks of one shape"
+        )
+    grain = tuple(grid["configuration"]["chunk_shape"])
+    default = encoding["name"] == "default"
+    separator = encoding.get("configuration", {}).get("separator", "/" if default else ".")
+    prefix = f"c{separator}" if default else ""
+    return {"grain": grain, "prefix": prefix, "separator": separator, **_shards(doc, grain)}
+
+
+def _shards(doc: Json, grain: tuple[int, ...]) -> Json:
+    sharding = [c for c in doc["codecs"] if c["name"] == "sharding_indexed"]
+    if not sharding:
+        return {"chunks": grain, "index_at": None, "index_crc": False}
+    own = sharding[0]["configuration"]
+    index = [c["name"] for c in own.get("index_codecs", [{"name": "bytes"}, {"name": "crc32c"}])]
+    if len(doc["codecs"]) != 1 or index not in (["bytes"], ["bytes", "crc32c"]):
+        raise VolumeError(
+            "this kind of sharding is not supported",
+            why="the shard's index, which tells absent chunks from black tissue, can be read only where sharding is the"
+            " one outer codec and the index is plain or crc32c",
+            do="rewrite the volume with the default sharding of zarr",
+        )
+    at = own.get("index_location", "end")
+    return {"chunks": tuple(own["chunk_shape"]), "index_at": at, "index_crc": "crc32c" in index}
