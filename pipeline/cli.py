@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from pipeline.errors import Interrupted, UsageError, VerifyError, ZmendError
+from pipeline.errors import Interrupted, UnfitError, UsageError, VerifyError, ZmendError
 
 EXIT_CODES = """\b
 Exit codes: 0 ok · 1 bug · 2 usage · 3 invalid config or input · 4 finished with quarantined slabs
@@ -342,12 +342,28 @@ def main() -> None:
     except click.ClickException as e:
         e.show()
         sys.exit(e.exit_code)
+    except OSError as e:
+        _fail(f"{type(e).__name__}: {e}\n  do:    {_system_remedy(e)}", UnfitError.exit_code, verbose)
     except Exception as e:
         _fail(
             f"{type(e).__name__}: {e}\n  why:   this is a bug in zmend\n  do:    report what -vv prints",
             1,
             verbose,
         )
+
+
+def _system_remedy(error: OSError) -> str:
+    """What to do about a refusal of the disk or the network."""
+    import errno
+
+    told = {
+        errno.ENOSPC: "free some space and run the same command again: what is finished is kept",
+        errno.EDQUOT: "your quota is used up: free some space and run the same command again",
+        errno.EROFS: "the file system is read-only: name an output elsewhere",
+        errno.EACCES: "you may not write or read there: check the rights, or name another path",
+        errno.EMFILE: "too many open files: raise the limit (ulimit -n)",
+    }
+    return told.get(error.errno or 0, "check the disk and the network, then run the same command again; -vv tells more")
 
 
 def _fail(text: str, code: int, verbose: int) -> None:

@@ -15,7 +15,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from pipeline.box import Box
 from pipeline.config import check
 from pipeline.errors import InputError
-from pipeline.flags import dump
+from pipeline.flagfile import dump
 from pipeline.job import propose
 from pipeline.phantom import damage, phantom
 from pipeline.run import run

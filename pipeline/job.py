@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import flags as flag_file
+from pipeline import flagfile
 from pipeline.box import ZYX, Box
 from pipeline.config import Config, Site
 from pipeline.errors import ConfigError, PlanChangedError
@@ -48,7 +48,7 @@ def propose(config: Config) -> Proposal:
     _check_intensity(config.recipe, source)
     _, needs = load(config.recipe, source.voxel_nm)
     recipe = config.recipe.model_copy(update={"intensity": _intensity(config, source, needs)})
-    flags = flag_file.load(config.flags, shape=source.shape, mask_shape=lambda uri: Volume.open(uri, mask=True).shape)
+    flags = flagfile.load(config.flags, shape=source.shape, mask_shape=lambda uri: Volume.open(uri, mask=True).shape)
     grain = overlay_grain(config.output.path) or _grain(config, source)
     geometry = Geometry(source.shape, slab_cell(config.site, grain, source.shape), needs)
     plan = make(
@@ -148,7 +148,7 @@ def install(proposal: Proposal) -> None:
     for folder in ("plans", "flags", "runs", "records"):
         (zmend / folder).mkdir(parents=True, exist_ok=True)
     rows = [_row(f) for f in proposal.flags]
-    replace(zmend / "flags" / f"{proposal.flags.digest}.csv", flag_file.dump(rows))
+    replace(zmend / "flags" / f"{proposal.flags.digest}.csv", flagfile.dump(rows))
     replace(plan_path(config.output.path, plan.hash), dump(plan))
 
 
@@ -228,7 +228,7 @@ def open_job(out: str, plan_hash: str, threads: int = 0) -> Job:
     recipe = Recipe.model_validate(plan.header["recipe"])
     restorer, needs = load(recipe, source.voxel_nm, threads=threads)
     _same_restorer(needs, plan)
-    flags = flag_file.load(
+    flags = flagfile.load(
         str(Path(out) / "zmend" / "flags" / f"{plan.header['flags']['digest']}.csv"), shape=source.shape
     )
     return Job(

@@ -17,7 +17,7 @@ import yaml
 
 from pipeline.box import Box
 from pipeline.config import Config, load
-from pipeline.flags import dump
+from pipeline.flagfile import dump
 from pipeline.job import propose
 from pipeline.phantom import damage, phantom
 from pipeline.run import run

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from pipeline.box import ZYX, Box
 from pipeline.errors import FlagError
-from pipeline.flags import CLASSES, COLUMNS, Flag, Flags, dump, flagged, load, mask_window, parse, upsample
+from pipeline.flagfile import COLUMNS, dump, load, parse
+from pipeline.flags import CLASSES, Flag, Flags, flagged, mask_window, upsample
 
 DATA = Path(__file__).parent / "data" / "flags"
 SHAPE = (24, 100, 120)

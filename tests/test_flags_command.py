@@ -13,7 +13,7 @@ import zarr
 
 from pipeline.cli import main
 from pipeline.config import check
-from pipeline.flags import dump
+from pipeline.flagfile import dump
 from pipeline.job import propose
 from pipeline.run import run
 from tests.jobs import save, voxels

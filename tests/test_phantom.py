@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import flags
+from pipeline import flagfile, flags
 from pipeline.box import Box
 from pipeline.phantom import damage, phantom
 
@@ -172,7 +172,7 @@ def test_damage_is_the_same_for_the_same_seed(volume: np.ndarray) -> None:
 def test_rows_make_a_flags_file(volume: np.ndarray) -> None:
     _, rows, masks = damage(volume, seed=1)
     stored = [{**row, "mask": "" if row["class"] == "missing" else "damage.zarr"} for row in rows]
-    read = flags.parse(flags.dump(stored), shape=volume.shape)
+    read = flagfile.parse(flagfile.dump(stored), shape=volume.shape)
 
     def reader(uri: str, box: Box) -> np.ndarray:
         full = np.zeros(volume.shape, bool)

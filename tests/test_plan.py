@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.box import Box
-from pipeline.flags import Flag, Flags, parse
+from pipeline.flagfile import parse
+from pipeline.flags import Flag, Flags
 from pipeline.paper import paper_plan
 from pipeline.plan import Geometry, cut, name, not_restorable, runs, totals
 from pipeline.restorer import Needs
