@@ -269,8 +269,6 @@ def _model_command(name: str, module: str, text: str) -> None:
         try:
             main = importlib.import_module(module).main  # by name: this package never imports the other
         except ImportError as e:
-            from pipeline.errors import UnfitError
-
             raise UnfitError(
                 f"{module} cannot be imported", why=str(e), do="install torch: pip install torch==2.13.0"
             ) from e
