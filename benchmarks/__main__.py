@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from benchmarks import end_to_end
-from pipeline.run import environment
+from pipeline.summary import environment
 
 RESULTS = Path(__file__).parent / "results"
 

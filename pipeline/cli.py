@@ -181,7 +181,7 @@ def status(store: str, as_json: bool) -> None:
     zmend status mended.zarr
     """
     from pipeline import show
-    from pipeline.run import status as look
+    from pipeline.summary import status as look
 
     _say(look(store), as_json, show.pairs)
 

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from pipeline.merge import merge
 from pipeline.plan import Plan, Slab
 from pipeline.slab import restore
 from pipeline.store import open_labels, open_overlay, update_attrs
+from pipeline.summary import environment, summarise
 
 OnEvent = Callable[[dict[str, Any]], None]
 WINDOW = 3  # slabs in flight per worker thread: enough that none waits for the driver, few enough to forget
@@ -239,52 +238,6 @@ def _merge(proposal: Proposal, tell: OnEvent) -> Counter[str]:
     return Counter(bytes_read=merged.bytes_read, bytes_written=merged.bytes_written)
 
 
-def summarise(plan: Plan, ledger: Ledger, run_id: str, out: str, moved: Counter[str], seconds: float) -> dict[str, Any]:
-    """The final word of a run, in a stable form."""
-    done = quarantined = voxels = 0
-    left: list[dict[str, Any]] = []
-    for slab in plan.slabs:
-        if not ledger.has(slab.id):
-            continue
-        record = ledger.get(slab.id)
-        quarantined += record["status"] == "quarantined"
-        done += record["status"] == "done"
-        voxels += sum(record["voxels"][label] for label in "123")
-        left += record["left"]
-    return {
-        "run": run_id,
-        "slabs": len(plan.slabs),
-        "done": done,
-        "quarantined": quarantined,
-        "not_restorable": _by_run(left),
-        "voxels_restored": voxels,
-        "bytes_read": moved["bytes_read"],
-        "bytes_written": moved["bytes_written"],
-        "seconds": round(seconds, 3),
-        "output": out,
-        "plan": plan.hash,
-    }
-
-
-def _by_run(left: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One entry a run of sections and reason, over all slabs."""
-    groups: dict[tuple[int, int, str], int] = Counter()
-    for part in left:
-        groups[(*part["z"], part["why"])] += part["voxels"]
-    return [{"z": [z0, z1], "voxels": n, "why": why} for (z0, z1, why), n in sorted(groups.items())]
-
-
-def status(out: str) -> dict[str, Any]:
-    """How far the plan in force has come. Raises PlanChangedError where no run has begun."""
-    plan, ledger = current_plan(out), Ledger(out)
-    began = sorted(p.name for p in (Path(out) / "zmend" / "runs").iterdir())
-    found = summarise(plan, ledger, began[-1] if began else "", out, Counter(), 0.0)
-    waiting = len(plan.slabs) - found["done"] - found["quarantined"]
-    live = (Path(out) / "zmend" / "lock").exists()
-    keep = ("run", "slabs", "done", "quarantined", "not_restorable", "voxels_restored", "output", "plan")
-    return {**{k: found[k] for k in keep}, "pending": waiting, "locked": live}
-
-
 def remerge(out: str, config_clone: str = "auto", on_event: OnEvent = lambda _: None) -> dict[str, Any]:
     """Blend the overlay of a finished store back into a full volume. Raises PlanChangedError, StoreLockedError."""
     plan = current_plan(out)
@@ -343,20 +296,3 @@ def _logged(out: str, run_id: str, config: Config, on_event: OnEvent) -> OnEvent
         on_event(event)
 
     return tell
-
-
-def environment() -> dict[str, Any]:
-    """What this run ran on: packages, Python, processor. No host names or paths."""
-    packages = {}
-    for name in ("zmend", "dask", "distributed", "numcodecs", "numpy", "scipy", "torch", "zarr"):
-        try:
-            packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            packages[name] = "absent"
-    return {
-        "python": platform.python_version(),
-        "system": platform.system(),
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "packages": packages,
-    }

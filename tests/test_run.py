@@ -16,8 +16,9 @@ from pipeline.config import load
 from pipeline.errors import InputError, PlanChangedError, StoreLockedError, ZmendError
 from pipeline.job import propose
 from pipeline.lock import StoreLock
-from pipeline.run import remerge, run, status
+from pipeline.run import remerge, run
 from pipeline.slab import ABSENT
+from pipeline.summary import status
 from pipeline.verify import verify
 from pipeline.volume import Volume
 from tests.jobs import NM, SHAPE, Job, build, command, save, store_digest, tissue, tree, voxel_digest, voxels
