@@ -1,0 +1,206 @@
+"""DiffusionRestorer: arrays in, arrays out. What the pipeline calls, and all that it knows of this package.
+
+    restorer = DiffusionRestorer(voxel_nm=(47.5, 4.6, 4.6))
+    restored = restorer.restore(window, known, targets=(2, 3), origin=origin)
+
+Importing this module and constructing a restorer cost milliseconds: torch is imported at the first `restore`.
+
+RestorerError (ValueError)      the restorer cannot do what was asked of it
+    VoxelSizeError              the volume's voxel size is outside what the weights were trained on
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model.checkpoint import Card, load_network, locate, read_card
+from model.noise import normal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from model.diffusion import Sampler
+    from model.network import AnisoUNet3D
+
+VERSION = 1  # of the code between the weights and a voxel; raise it whenever a voxel can change
+_SAMPLER_OPTIONS = ("steps", "temperature", "texture", "structure", "warm", "finest")
+_OPTIONS = ("weights", "seed", "voxel_nm", "batch", "threads", "device", *_SAMPLER_OPTIONS)
+
+Floats = npt.NDArray[np.float32]
+
+
+class RestorerError(ValueError):
+    """The restorer cannot do what was asked of it."""
+
+
+class VoxelSizeError(RestorerError):
+    """The volume's voxel size is outside what the weights were trained on."""
+
+
+class DiffusionRestorer:
+    """Restores runs of missing or damaged sections from the clean sections either side and from their own known
+    pixels.
+    """
+
+    def __init__(
+        self,
+        *,
+        voxel_nm: tuple[float, float, float],  # (z, y, x) of the level that is restored
+        weights: str = "default",  # name of shipped weights, or path of a .safetensors file with its card
+        seed: int = 0,  # of the noise; the same seed gives the same voxels
+        steps: int | None = None,  # network evaluations; None = the card's (4); 1 = posterior mean: blurred, best PSNR
+        batch: int = 1,  # windows the network sees at once; smaller batches are padded to it
+        threads: int = 0,  # CPU threads of torch; 0 = leave torch's default
+        device: str = "auto",  # "auto" = CUDA if there is one, else the CPU
+        **options: float,  # temperature, texture, structure, warm, finest: see diffusion.Sampler
+    ) -> None:
+        unknown = sorted(set(options) - set(_SAMPLER_OPTIONS))
+        if unknown:
+            raise RestorerError(f"unknown restorer option {', '.join(unknown)}; the options are {', '.join(_OPTIONS)}")
+        if batch < 1 or threads < 0 or (steps is not None and steps < 1):
+            raise RestorerError(f"batch {batch} and steps {steps} must be at least 1, threads {threads} at least 0")
+        self._path = locate(weights)
+        self._card = read_card(self._path)
+        _check_voxel(self._card, voxel_nm)
+        self._voxel_nm, self._seed, self._batch = voxel_nm, seed, batch
+        self._threads, self._device = threads, device
+        self._sampler_values = {**self._card.sampler, **options, **({} if steps is None else {"steps": steps})}
+        self._network: AnisoUNet3D | None = None
+
+    @property
+    def needs(self) -> dict[str, object]:
+        """What the pipeline must provide: context, tile, halo, stride, batch; and the digest that a recipe binds to."""
+        c = self._card
+        return {
+            "name": f"diffusion/{c.name}", "digest": self._digest(), "context": c.context, "max_gap": c.max_gap,
+            "tile": c.tile, "halo": c.halo, "stride": c.stride, "batch": self._batch, "one_sided": False,
+            "voxel_nm_min": list(c.voxel_nm_min), "voxel_nm_max": list(c.voxel_nm_max),
+        }  # fmt: skip
+
+    def _digest(self) -> str:
+        """sha256 over the weights, the code's version and the sampler's settings."""
+        text = json.dumps([self._card.sha256, VERSION, self._sampler_values], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def restore(
+        self, window: Floats, known: npt.NDArray[np.bool_], targets: tuple[int, int], origin: npt.NDArray[np.int64]
+    ) -> Floats:
+        """Predict every voxel of the target sections; the other sections are returned as they came.
+
+        window (B, D, H, W) float32 in [0, 1], unknown voxels arbitrary; known (B, D, H, W) bool; targets half-open
+        along D; origin (B, 3) int64, global (z, y, x) of each window's first voxel. An item's result depends on that
+        item alone.
+        """
+        _check_window(self._card, window, known, targets, origin)
+        result = np.array(window, np.float32)
+        for start in range(0, len(window), self._batch):
+            part = slice(start, min(start + self._batch, len(window)))
+            result[part, targets[0] : targets[1]] = self._restore(window[part], known[part], targets, origin[part])
+        return result
+
+    def _restore(
+        self, window: Floats, known: npt.NDArray[np.bool_], targets: tuple[int, int], origin: npt.NDArray[np.int64]
+    ) -> Floats:
+        """One batch, padded to the fixed size because the batch size changes the last bits of a convolution."""
+        count, missing = len(window), self._batch - len(window)
+        clean = np.where(known, window, np.float32(0.5))  # poison in unknown voxels, NaN included, ends here
+        clean = np.concatenate([clean, np.full((missing, *window.shape[1:]), 0.5, np.float32)])
+        shown = np.concatenate([known, np.zeros((missing, *window.shape[1:]), bool)])
+        corners = [tuple(o) for o in origin] + [(0, 0, 0)] * missing
+
+        def noise(draw: int) -> Floats:
+            size = (targets[1] - targets[0], *window.shape[2:])
+            return np.stack([normal((z + targets[0], y, x), size, seed=self._seed, draw=draw) for z, y, x in corners])
+
+        return self._sample(clean, shown, targets, noise)[:count]
+
+    def _sample(
+        self, clean: Floats, known: npt.NDArray[np.bool_], targets: tuple[int, int], noise: Callable[[int], Floats]
+    ) -> Floats:
+        """(B, D, H, W) in [0, 1] -> the targets (B, K, H, W)."""
+        import torch  # seconds: only when there is work
+
+        from model.diffusion import Condition, sample
+        from model.network import REFERENCE_NM
+
+        network = self._loaded()
+        device = next(network.parameters()).device
+        z, _, x = self._voxel_nm
+        size = torch.tensor([z / REFERENCE_NM[0], x / REFERENCE_NM[1]]).log2().expand(len(clean), 2)
+
+        def on_device(values: Floats) -> Tensor:
+            return torch.from_numpy(values)[:, None].to(device)  # (B, 1, ..., H, W)
+
+        shown = on_device(known.astype(np.float32))
+        condition = Condition((2 * on_device(clean) - 1) * shown, shown, targets, size.to(device))
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=_has_bfloat16(device.type)):
+            out = sample(network, condition, lambda draw: on_device(noise(draw)), self._sampler())
+        restored: Floats = (
+            ((out[:, 0] + 1) / 2).clamp(0, 1).float().cpu().numpy()
+        )  # NaN passes, for the pipeline to see
+        return restored
+
+    def _sampler(self) -> Sampler:
+        from model.diffusion import Sampler
+
+        values: dict[str, Any] = dict(self._sampler_values)
+        return Sampler(**values)
+
+    def _loaded(self) -> AnisoUNet3D:
+        """The network, loaded and checked on first use."""
+        import torch
+
+        if self._network is None:
+            if self._threads:
+                torch.set_num_threads(self._threads)
+            device = ("cuda" if torch.cuda.is_available() else "cpu") if self._device == "auto" else self._device
+            self._network = load_network(self._path, self._card).to(device)
+        return self._network
+
+
+def _has_bfloat16(device: str) -> bool:
+    """bfloat16 where the hardware multiplies it (4 times faster); float32 elsewhere. They differ by under a grey
+    level.
+    """
+    import torch
+
+    return device == "cuda" or bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def _check_voxel(card: Card, voxel_nm: tuple[float, float, float]) -> None:
+    low, high = card.voxel_nm_min, card.voxel_nm_max
+    if all(a <= v <= b for a, v, b in zip(low, voxel_nm, high, strict=True)):
+        return
+    raise VoxelSizeError(
+        f"voxel size {tuple(voxel_nm)} nm (z, y, x) is outside what weights {card.name!r} were trained on: "
+        f"{tuple(low)} to {tuple(high)} nm. Restore another resolution level of the volume, whose voxels lie inside, "
+        "or train weights on data like yours (python -m model.train --help)."
+    )
+
+
+def _check_window(
+    card: Card,
+    window: Floats,
+    known: npt.NDArray[np.bool_],
+    targets: tuple[int, int],
+    origin: npt.NDArray[np.int64],
+) -> None:
+    """Every way in which a caller can break the contract, said before anything is computed."""
+    if window.ndim != 4 or known.shape != window.shape or origin.shape != (len(window), 3):
+        raise RestorerError(
+            f"window {window.shape} and known {known.shape} must be (B, D, H, W), origin {origin.shape} (B, 3)"
+        )
+    before, gap, after = targets[0], targets[1] - targets[0], window.shape[1] - targets[1]
+    if not (1 <= before <= card.context and 1 <= after <= card.context and 1 <= gap <= card.max_gap):
+        raise RestorerError(
+            f"{before} clean + {gap} target + {after} clean sections: {card.name!r} restores 1 to {card.max_gap} "
+            f"between 1 to {card.context} clean ones either side; split the gap or list it as not restorable"
+        )
+    if window.shape[2] % card.stride or window.shape[3] % card.stride:
+        raise RestorerError(f"window {window.shape[2:]} must be a multiple of {card.stride} pixels in y and x; pad it")

@@ -1,0 +1,134 @@
+"""Training: lowers its loss, resumes bit for bit, never leaves the training parts of the data."""
+
+from __future__ import annotations
+
+import json
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model import data, train
+from model.checkpoint import load_network, read_card
+from tests.model.tiny import TINY
+
+
+def synthetic(sections: int = 12) -> list[data.Stack]:
+    """Smooth tissue that drifts by a pixel a section: easy to interpolate, so that a few steps must show."""
+    y, x = np.mgrid[:96, :96]
+    raw = np.stack([127 + 100 * np.sin((x + z) / 5) * np.cos((y - z) / 7) for z in range(sections)])
+    part = data.Part("synthetic", (0, sections))
+    return [data.Stack(part, raw.astype(np.uint8), (47.5, 4.6, 4.6), "none")]
+
+
+def settings(steps: int) -> train.Settings:
+    return train.Settings(network=TINY, steps=steps, size=4, crop=32, rate=3e-3, warmup=3, rollout=0.3, bf16=False)
+
+
+def test_twenty_steps_lower_the_loss() -> None:
+    trainer = train.Trainer(settings(40), synthetic())
+    losses = [trainer.step() for _ in range(24)]
+    assert np.mean(losses[-6:]) < 0.8 * np.mean(losses[:4])
+
+
+def test_an_interrupted_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    straight = train.Trainer(settings(6), synthetic())
+    for _ in range(6):
+        straight.step()
+    state = tmp_path / "state.safetensors"
+    ticks = count(step=30.0)  # a clock that leaves time for three steps
+    assert not train.run(train.Trainer(settings(6), synthetic()), state, minutes=2.5, clock=lambda: next(ticks))
+    resumed = train.Trainer(settings(6), synthetic())
+    resumed.resume(state)
+    assert 0 < resumed.done < 6
+    while resumed.done < 6:
+        resumed.step()
+    for (name, a), b in zip(straight.network.named_parameters(), resumed.network.parameters(), strict=True):
+        assert torch.equal(a, b), name
+        assert torch.equal(straight.average[name], resumed.average[name]), name
+
+
+def test_a_gradient_that_is_not_finite_stops_the_training() -> None:
+    trainer = train.Trainer(settings(4), synthetic())
+    with torch.no_grad():
+        trainer.network.head.plane.weight.fill_(float("inf"))
+    with pytest.raises(FloatingPointError, match="step 0: the gradient is not finite"):
+        trainer.step()
+
+
+def test_the_rate_warms_up_and_falls_to_nothing() -> None:
+    trainer = train.Trainer(train.Settings(network=TINY, steps=1000, warmup=100, cooldown=0.5), synthetic())
+    rates = []
+    for trainer.done in (0, 99, 400, 750, 1000):
+        rates.append(trainer.rate())
+    assert rates == pytest.approx([1e-5, 1e-3, 1e-3, 5e-4, 0])
+
+
+def test_the_command_trains_resumes_and_exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train.data, "load", lambda folder: synthetic())
+    monkeypatch.setitem(train.PRESETS, "cpu", TINY)  # type: ignore[misc]
+    common = ["--state", str(tmp_path / "s"), "--steps", "2", "--batch", "2", "--crop", "32"]
+    assert train.main([*common, "--minutes", "1"]) == 0
+    out = tmp_path / "w" / "mine.safetensors"
+    assert train.main([*common, "--minutes", "0", "--export", str(out)]) == 0
+    card = read_card(out)
+    load_network(out, card)
+    assert card.name == "mine" and card.training["steps"] == 2 and card.data[0]["licence"] == "none"
+
+
+# ---- data -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_a_function_of_seed_and_step() -> None:
+    stacks = synthetic()
+    a, b, c = (data.batch(stacks, seed=1, step=s, size=3, crop=32) for s in (5, 5, 6))
+    assert np.array_equal(a.sections, b.sections) and np.array_equal(a.known, b.known)
+    assert a.sections.shape != c.sections.shape or not np.array_equal(a.sections, c.sections)
+
+
+def test_batches_have_clean_neighbours_and_cover_every_gap() -> None:
+    stacks, gaps = synthetic(), set()
+    for step in range(60):
+        b = data.batch(stacks, seed=0, step=step, size=2, crop=32)
+        first, last = b.targets
+        gaps.add(last - first)
+        assert b.known[:, :first].all() and b.known[:, last:].all()
+        assert 1 <= first <= 2 and 1 <= b.sections.shape[1] - last <= 2
+        assert b.sections.dtype == np.float32 and b.sections.min() >= -1 and b.sections.max() <= 1
+    assert gaps == {1, 2, 3}
+
+
+def test_random_damage_is_sometimes_partial() -> None:
+    rng = np.random.default_rng(0)
+    shares = [data.damage(1, 64, rng).mean() for _ in range(200)]
+    assert 0.6 < np.mean(np.array(shares) == 0) < 0.9
+    assert np.std([s for s in shares if s > 0]) > 0.1
+
+
+def test_double_scale_halves_the_resolution_and_says_so() -> None:
+    rng, sizes = np.random.default_rng(0), set()
+    for _ in range(40):
+        cut, size = data.window(synthetic()[0], 3, 48, rng)
+        assert cut.shape == (3, 48, 48)
+        sizes.add(size)
+    assert sizes == {(47.5, 4.6, 4.6), (47.5, 9.2, 9.2)}
+
+
+def test_isotropic_stacks_are_cut_every_fourth_slice() -> None:
+    raw = np.broadcast_to(np.arange(64, dtype=np.uint8)[:, None, None], (64, 64, 64)).copy()
+    stack = data.Stack(data.Part("fib", (0, 64), isotropic=True), raw, (10, 10, 10), "none")
+    for seed in range(8):
+        cut, size = data.window(stack, 3, 64, np.random.default_rng(seed))
+        assert size == (40, 10, 10) and cut.shape == (3, 64, 64)
+
+
+def test_no_test_part_of_the_manifest_is_trained_on(data_folder: Path) -> None:
+    manifest = json.loads((data_folder / "manifest.json").read_text())
+    for part in data.TRAINING:
+        use = manifest[part.name]["use"]
+        assert use.startswith("train")
+        if part.name == "vnc_stack1":
+            assert part.sections == (0, 14) and part.rows[1] == data.VALIDATION_ROWS[0]
+    assert not {"fib25_val_z000_239", "pinky_sample2"} & {p.name for p in data.TRAINING}
