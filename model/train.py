@@ -56,7 +56,7 @@ class Settings:
     average: float = 0.998  # moving average of the weights
     perturb: float = 0.1  # input perturbation gamma: x is built with eps + gamma xi (Ning et al., ICML 2023)
     rollout: float = 0.1  # share of steps whose input is the network's own output from a larger sigma
-    blind: float = 0.2  # share of windows at SIGMA_MAX, the sampler's one-step estimate
+    blind: float = 0.3  # share of windows at SIGMA_MAX, the sampler's one-step estimate
     bf16: bool = True  # autocast: about 4 times faster where the CPU or GPU has bfloat16 matrix units
     weights: LossWeights = field(default_factory=LossWeights)
 
@@ -152,8 +152,10 @@ class Trainer:
         grads = [p.grad for p in self.network.parameters() if p.grad is not None]
         flat = torch.cat([g.reshape(-1) for g in grads])
         dist.all_reduce(flat)
-        for grad, mean in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
-            grad.copy_(mean.reshape(grad.shape) / self.world)
+        start = 0
+        for grad in grads:
+            grad.copy_(flat[start : start + grad.numel()].reshape(grad.shape) / self.world)
+            start += grad.numel()
 
     def agree(self, value: bool) -> bool:
         """Rank 0's answer, for all: processes that stop at different steps would wait for each other for ever."""

@@ -87,7 +87,7 @@ def test_steps_are_network_evaluations(steps: int, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(diffusion, "evaluate", counted)
     sample(alive(), condition(), noise, Sampler(steps=steps))
-    assert len(levels) == steps and levels[0] == SIGMA_MAX
+    assert len(levels) == steps and (levels[0] == SIGMA_MAX) == (steps == 1)
     assert levels == sorted(levels, reverse=True)
 
 
@@ -102,9 +102,51 @@ def test_levels_carry_the_wanted_amount_of_noise(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(diffusion, "evaluate", perfect)
     sampler = Sampler(steps=5, temperature=0.3, texture=0.9, structure=0.8, warm=0.3, finest=0.1)
-    sample(alive(), condition(), noise, sampler)
-    for sigma, amplitude in given[1:]:
+    flat = condition()._replace(sections=torch.zeros(1, 1, 3, 32, 32))
+    sample(alive(), flat, noise, sampler)
+    for sigma, amplitude in given:
         assert amplitude == pytest.approx(0.9 if sigma <= 0.3 else 0.3, rel=0.1)
+
+
+def test_the_blind_evaluation_does_not_see_the_target() -> None:
+    level = torch.tensor([SIGMA_MAX])
+    with torch.no_grad():
+        a, b = (evaluate(alive(), condition(), x, level).clean for x in (torch.zeros(1, 1, 1, 32, 32), noise(5)))
+    assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_one_step_is_the_posterior_mean() -> None:
+    network, c = alive(), condition()
+    with torch.no_grad():
+        blind = evaluate(network, c, torch.zeros(1, 1, 1, 32, 32), torch.tensor([SIGMA_MAX]))
+        assert torch.equal(sample(network, c, noise, Sampler(steps=1)), blind.clean)
+
+
+@pytest.mark.parametrize(("dy", "dx"), [(0, 0), (4, 0), (-4, 4)])
+def test_matching_finds_a_drift_and_interpolation_undoes_it(dy: int, dx: int) -> None:
+    torch.manual_seed(0)
+    tissue = torch.nn.functional.avg_pool2d(torch.rand(1, 1, 168, 168), 9, 1)  # (1, 1, 160, 160)
+    tissue = 4 * (tissue - tissue.mean())
+    moved = [tissue[..., 16 + s * dy : 144 + s * dy, 16 + s * dx : 144 + s * dx] for s in (-1, 0, 1)]
+    inner = (..., slice(32, 96), slice(32, 96))
+    drift = diffusion.match(moved[0], moved[2])[inner].mean((0, 2, 3))
+    assert drift.tolist() == pytest.approx([-dy, -dx], abs=1.8)
+    sections = torch.stack(moved, 2)
+    known = torch.ones_like(sections)
+    known[:, :, 1] = 0
+    made = diffusion.interpolate(Condition(sections * known, known, (1, 2), torch.zeros(1, 2)), 0.75)[:, :, 0]
+    error = (made - moved[1])[inner].square().mean()
+    copied = (moved[0] - moved[1])[inner].square().mean()
+    assert float(error) < 0.35 * float(copied) or (dy == dx == 0 and float(error) < 1e-3)
+
+
+def test_the_nearer_neighbour_weighs_more() -> None:
+    sections = torch.zeros(1, 1, 5, 32, 32)
+    sections[:, :, 4] = 1.0
+    known = torch.ones_like(sections)
+    known[:, :, 1:4] = 0
+    made = diffusion.interpolate(Condition(sections, known, (1, 4), torch.zeros(1, 2)), 0.75)
+    assert torch.allclose(made.mean((0, 1, 3, 4)), torch.tensor([0.25, 0.25, 0.75]), atol=1e-5)
 
 
 def test_ms_ssim_of_an_image_with_itself_is_one() -> None:
