@@ -159,9 +159,9 @@ class Sampler:
     """
 
     steps: int = 4  # network evaluations; 1 = the blind one, the posterior mean
-    structure: float = 0.5  # first sigma: detail coarser than this noise can hide comes from the start
+    structure: float = 0.4  # first sigma: detail coarser than this noise can hide comes from the start
     finest: float = 0.06  # last sigma
-    warm: float = 0.5  # sigma from which the texture is drawn
+    warm: float = 0.4  # sigma from which the texture is drawn
     temperature: float = 0.5  # scale of the noise in the structure levels
     texture: float = 1.2  # scale of the noise in the texture levels; above 1 because the network keeps too little of it
     share: float = 0.75  # of the nearer neighbour in the start: half and half would show every membrane twice

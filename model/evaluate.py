@@ -143,6 +143,11 @@ def summary(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, dict
     return {name: {c: float(np.mean([r[c] for r in each])) for c in COLUMNS} for name, each in rows.items()}
 
 
+def _plain(table: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
+    """Rounded, and without infinities, which JSON has not."""
+    return {name: {c: round(v, 4) if np.isfinite(v) else None for c, v in row.items()} for name, row in table.items()}
+
+
 def markdown(table: Mapping[str, Mapping[str, float]], title: str) -> str:
     lines = [f"## {title}", "", f"| method | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
     for name, row in table.items():
@@ -195,12 +200,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     table = summary(rows)
     options.out.mkdir(parents=True, exist_ok=True)
     title = f"vnc_stack1 z {options.sections}, one section missing at 4.6 nm, weights {card.name} {card.sha256[:12]}"
-    (options.out / "metrics.json").write_text(json.dumps({"title": title, "mean": table, "rows": rows}, indent=1))
+    each = [_plain({name: r[i] for name, r in rows.items()}) for i in range(len(scene.sections))]
+    report = {"title": title, "mean": _plain(table), "sections": dict(zip(scene.sections, each, strict=True))}
+    (options.out / "metrics.json").write_text(json.dumps(report, indent=1))
     (options.out / "metrics.md").write_text(markdown(table, title))
     z = scene.sections[0]
     picture(options.out / "picture.png", images, {"previous": scene.stack[z - 1], "next": scene.stack[z + 1]})
     if options.update_card:
-        replace(card, metrics={"title": title, "mean": table}).write(path.with_suffix(".json"))
+        replace(card, metrics={"title": title, "mean": _plain(table)}).write(path.with_suffix(".json"))
     print(markdown(table, title))
     return 0
 

@@ -22,8 +22,9 @@ _SCALES = (1.0, 2.0, 4.0, 8.0)  # pixels; of the membrane classifier's features
 
 
 def psnr(truth: Image, image: Image) -> float:
-    """Peak signal-to-noise ratio in dB for a data range of 1."""
-    return float(-10 * np.log10(np.mean((np.asarray(truth, float) - image) ** 2)))
+    """Peak signal-to-noise ratio in dB for a data range of 1; infinite for equal images."""
+    error = float(np.mean((np.asarray(truth, float) - image) ** 2))
+    return float(-10 * np.log10(error)) if error else float("inf")
 
 
 def ssim(truth: Image, image: Image) -> float:
