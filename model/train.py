@@ -251,8 +251,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def card_of(name: str, trainer: Trainer) -> Card:
     """The card of what a trainer has made; the file's sha256 and the metrics are filled in later."""
     s = trainer.settings
-    sources = [{"name": t.part.name, "sections": f"{t.part.sections[0]}-{t.part.sections[1] - 1}", "licence": t.licence}
-               for t in trainer.stacks]  # fmt: skip
+    sources = [
+        {
+            "name": t.part.name,
+            "sections": f"{t.part.sections[0]}-{t.part.sections[1] - 1}",
+            "rows": f"{t.part.rows[0]}-{t.part.rows[0] + t.raw.shape[1] - 1}",
+            "licence": t.licence,
+        }
+        for t in trainer.stacks
+    ]
     training = {"steps": trainer.done, "batch": s.size, "crop": s.crop, "seed": s.seed,
                 "minutes": round(trainer.seconds / 60, 1), "device": trainer.device.type}  # fmt: skip
     return Card(name, "", s.network.to_dict(), asdict(Sampler()), sources, LICENCE, training, stride=s.network.stride)
