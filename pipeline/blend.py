@@ -5,13 +5,12 @@ Everything here looks at most `REACH` pixels around, so tiles with that much hal
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-
-from pipeline.errors import QuarantineError
 
 SIGMA = 4.0  # px; the rim's mismatch is averaged over this much, so that noise is not carried inwards
 TRUNCATE = 3.0
@@ -48,26 +47,20 @@ def _smooth(image: F32) -> F32:
     return out
 
 
-def check(prediction: F32, unknown: Mask, context: F32, where: str) -> None:
-    """Refuse output that no tissue could give. All (Y, X); context: a clean section. Raises QuarantineError.
+def fault(prediction: F32, unknown: Mask, neighbours: Sequence[F32]) -> str:
+    """Why no tissue could look like this prediction, or nothing. All (Y, X); neighbours: the clean sections next to it.
 
     float → uint8 would turn NaN into 0 and 300 into 44 without a word: look before casting.
     """
     made = prediction[unknown]
-    why = ""
-    if not np.isfinite(made).all():
-        why = f"{int((~np.isfinite(made)).sum())} of {made.size} voxels are NaN or infinite"
-    elif made.size and (made.min() < -1.0 or made.max() > 2.0):
-        why = f"values from {made.min():.2f} to {made.max():.2f}, where black is 0 and white is 1"
-    elif made.size >= 256 and np.ptp(made) == 0 and np.ptp(context) > 0:
-        why = f"one constant value, {made[0]:.3f}, between sections that are not constant"
-    if why:
-        raise QuarantineError(
-            "the restorer's output is not fit to be written",
-            where=where,
-            why=why,
-            do="the source voxels stay; look at this place, or use other weights and run again",
-        )
+    broken = int((~np.isfinite(prediction)).sum())
+    if broken:
+        return f"{broken} of {prediction.size} voxels are NaN or infinite"
+    if made.size and (made.min() < -1.0 or made.max() > 2.0):
+        return f"values from {made.min():.2f} to {made.max():.2f}, where black is 0 and white is 1"
+    if made.size >= 256 and np.ptp(made) == 0 and all(np.ptp(n[unknown]) > 0 for n in neighbours):
+        return f"one constant value, {made[0]:.3f}, between sections that are not constant"
+    return ""
 
 
 def to_dtype(image: F32, low: float, high: float, dtype: np.dtype[Any]) -> NDArray[Any]:

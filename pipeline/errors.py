@@ -10,11 +10,12 @@ ZmendError                    what, where, why, do
 │   │   └── MissingChunkError
 │   ├── RestorerError         the restorer refuses the recipe, or cannot be found
 │   └── PlanChangedError      the plan that was reviewed is not the plan that would run
-├── QuarantineError       4   the model's output is not fit to be written
 ├── VerifyError           5   the store is not what its records say
 ├── StoreLockedError      6   a live run holds the store
 ├── UnfitError            7   this machine or mount cannot do the job
 └── Interrupted          75   stopped on request; run again to go on
+
+4 is no error: the run ended, and quarantined what was not fit to be written.
 """
 
 from __future__ import annotations
@@ -83,12 +84,6 @@ class RestorerError(InputError):
 
 class PlanChangedError(InputError):
     """The plan that was reviewed is not the plan that would run now."""
-
-
-class QuarantineError(ZmendError):
-    """The model's output is NaN, constant or out of range: never written, the source voxels stay."""
-
-    exit_code = 4
 
 
 class VerifyError(ZmendError):

@@ -244,7 +244,7 @@ def refusal(chain: tuple[int, int], geometry: Geometry) -> str:
     needs, depth = geometry.needs, geometry.shape[0]
     length = chain[1] - chain[0]
     if length > needs.max_gap:
-        return f"{length} sections in a row; {needs.name} restores up to {needs.max_gap}"
+        return f"more than {needs.max_gap} sections in a row; {needs.name} restores up to that many"
     open_sides = (chain[0] == 0) + (chain[1] == depth)
     if open_sides == 2 or (open_sides and not needs.one_sided):
         return "no clean section on " + ("either side" if open_sides == 2 else "one side: the volume ends here")

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from pipeline import blend
 from pipeline.box import Box
-from pipeline.errors import QuarantineError
 from pipeline.flags import Flags, MaskReader, flagged
 from pipeline.ledger import Ledger
 from pipeline.plan import Geometry, Slab, refusal, runs
@@ -32,7 +31,10 @@ U8: TypeAlias = NDArray[np.uint8]
 Mask: TypeAlias = NDArray[np.bool_]
 F32: TypeAlias = NDArray[np.float32]
 Voxels: TypeAlias = NDArray[Any]
-ABSENT = "a neighbouring section has no chunk here in the source, so nothing vouches for its voxels"
+ABSENT = (
+    "a neighbouring section has no chunk here in the source, so nothing vouches for its voxels"
+    " (if chunks are absent on purpose, as around the tissue, set volume.missing_chunks: background)"
+)
 
 
 @dataclass(frozen=True)
@@ -90,14 +92,8 @@ def compute(slab: Slab, job: Job) -> Result:
     result = Result(data[inside].copy(), np.zeros(slab.write.shape, np.uint8), digest)
     # An absent chunk that nobody flagged stays as it is, but vouches for nothing.
     scene = Scene(slab, data, flag, (flag > 0) | absent, absent)
-    try:
-        with job.compute_lock:
-            _restore_tiles(scene, job, result)
-    except QuarantineError as e:
-        result = Result(
-            data[inside].copy(), np.zeros(slab.write.shape, np.uint8), digest, quarantined=f"{e.where}: {e.why}"
-        )
-        result.left = [_left(slab.write, int((flag[inside] > 0).sum()), f"quarantined: {e.why}")]
+    with job.compute_lock:
+        _restore_tiles(scene, job, result)
     # Whatever was flagged and not restored is labelled so.
     result.labels[(flag[inside] > 0) & (result.labels == blend.ORIGINAL)] = blend.LEFT
     return result
@@ -142,7 +138,11 @@ def _restore_tiles(scene: Scene, job: Job, result: Result) -> None:
                 np.array([_origin(g, job.needs) for g in batch], np.int64),
             )
             for gap, (window, known), prediction in zip(batch, windows, made, strict=True):
-                _paste(gap, scene, job, window, known, prediction, result)
+                why = _fault(gap, window, known, prediction)
+                if why:
+                    _quarantine(gap, scene, why, result)
+                else:
+                    _paste(gap, scene, job, window, known, prediction, result)
 
 
 def _gaps(scene: Scene, job: Job, result: Result) -> Iterator[Gap]:
@@ -219,11 +219,26 @@ def _window(gap: Gap, scene: Scene, job: Job) -> tuple[F32, Mask]:
     return np.pad(voxels, margin, mode="symmetric"), np.pad(known, margin, mode="symmetric")
 
 
+def _fault(gap: Gap, window: F32, known: Mask, prediction: F32) -> str:
+    """Why a gap's prediction is not fit to be written, or nothing. Looks at the tile's whole window, never at the
+    slab's part of it: the verdict must not depend on how the volume is cut."""
+    first, last = (z - gap.window[0] for z in gap.targets)
+    neighbours = [window[d] for d in (first - 1, last) if 0 <= d < len(window)]
+    return next(filter(None, (blend.fault(prediction[d], ~known[d], neighbours) for d in range(first, last))), "")
+
+
+def _quarantine(gap: Gap, scene: Scene, why: str, result: Result) -> None:
+    """Leave the tile's flagged voxels as they were, and say so."""
+    write = scene.slab.write
+    mine = gap.tile.with_z(max(gap.targets[0], write.start[0]), min(gap.targets[1], write.stop[0])) & write
+    result.left.append(_left(mine, int((scene.flag[scene.view(mine)] > 0).sum()), f"quarantined: {why}"))
+    result.quarantined = result.quarantined or f"{mine}: {why}"
+
+
 def _paste(gap: Gap, scene: Scene, job: Job, window: F32, known: Mask, prediction: F32, result: Result) -> None:
-    """Seat, check and cast the prediction, and put the tile's flagged voxels in their place."""
+    """Seat and cast the prediction, and put the tile's flagged voxels in their place."""
     write = scene.slab.write
     box = _padded(gap.tile, job.needs).with_z(*gap.window)
-    first = gap.targets[0] - gap.window[0]
     for z in range(max(gap.targets[0], write.start[0]), min(gap.targets[1], write.stop[0])):
         d = z - gap.window[0]
         core = gap.tile.with_z(z, z + 1) & write
@@ -231,7 +246,6 @@ def _paste(gap: Gap, scene: Scene, job: Job, window: F32, known: Mask, predictio
         wanted = scene.flag[scene.view(core)][0]
         unknown = ~known[d]
         seated, band = blend.seat(prediction[d], window[d], unknown, job.recipe.feather_px)
-        blend.check(seated[inside], wanted > 0, window[first - 1 if first else -1][inside], f"section {z}, tile {core}")
         made = blend.to_dtype(seated[inside], *job.intensity, job.source.dtype)
         label = np.where(wanted == 1, blend.SYNTHESISED, blend.REPAIRED).astype(np.uint8)
         label[(wanted == 2) & band[inside]] = blend.FEATHER
@@ -278,12 +292,17 @@ def restore(slab: Slab, job: Job, *, run: str, on_step: Callable[[str], None] = 
         "left": _grouped(result.left),
         "quarantined": result.quarantined,
         "chunks": [[b.start, b.stop, o.sha256, n.sha256] for b, o, n in written],
-        "bytes_read": slab.read.size * job.source.dtype.itemsize,
+        "bytes_read": _chunk_bytes(slab.read, job.source),
         "bytes_written": sum(o.bytes + n.bytes for _, o, n in written),
         "seconds": [round(computed - began, 3), round(time.perf_counter() - computed, 3)],
     }
     job.ledger.commit(record)
     return record
+
+
+def _chunk_bytes(box: Box, volume: Volume) -> int:
+    """What must be decoded to read a box: whole chunks, before compression. The plan counts alike."""
+    return (box.aligned(volume.chunks) & Box.of(volume.shape)).size * volume.dtype.itemsize
 
 
 def _grouped(left: list[dict[str, Any]]) -> list[dict[str, Any]]:

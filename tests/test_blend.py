@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from pipeline import blend
-from pipeline.errors import QuarantineError
 
 rng = np.random.default_rng(3)
 
@@ -54,26 +53,32 @@ def test_seating_looks_no_further_than_its_reach() -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda p: p.__setitem__((3, 3), np.nan), "NaN"),
+        (lambda p: p.__setitem__((3, 3), np.nan), "1 of 1024 voxels are NaN"),
         (lambda p: p.__setitem__((3, 3), np.inf), "infinite"),
         (lambda p: p.__setitem__((3, 3), 7.0), "black is 0 and white is 1"),
         (lambda p: p.fill(0.5), "one constant value, 0.500"),
     ],
 )
 def test_output_that_no_tissue_could_give_is_refused(spoil, words) -> None:
-    prediction, context = rng.random((2, 32, 32), np.float32)
+    prediction, before, after = rng.random((3, 32, 32), np.float32)
     unknown = np.ones((32, 32), bool)
-    blend.check(prediction, unknown, context, "here")
+    assert not blend.fault(prediction, unknown, [before, after])
     spoil(prediction)
-    with pytest.raises(QuarantineError, match="not fit to be written") as e:
-        blend.check(prediction, unknown, context, "section 4")
-    assert words in e.value.why
-    assert e.value.where == "section 4"
+    assert words in blend.fault(prediction, unknown, [before, after])
 
 
-def test_black_between_black_sections_is_not_suspicious() -> None:
-    black = np.zeros((32, 32), np.float32)
-    blend.check(black, np.ones((32, 32), bool), black, "here")
+def test_black_next_to_a_black_section_is_not_suspicious() -> None:
+    black, tissue = np.zeros((32, 32), np.float32), rng.random((32, 32), np.float32)
+    assert not blend.fault(black, np.ones((32, 32), bool), [tissue, black])
+
+
+def test_black_padding_beside_tissue_is_not_suspicious() -> None:
+    """Only where the prediction is used must the neighbours differ from a constant."""
+    section = rng.random((64, 64), np.float32)
+    section[:, :32] = 0
+    unknown = np.zeros((64, 64), bool)
+    unknown[10:50, 5:30] = True
+    assert not blend.fault(section, unknown, [section, section])
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

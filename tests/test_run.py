@@ -154,7 +154,7 @@ def test_overlay_first_and_merge_later_is_the_same_volume(job: Job) -> None:
 
 @pytest.mark.parametrize(
     ("flags", "z", "words"),
-    [("0\n", [0, 1], "the volume ends here"), ("15\n", [15, 16], "the volume ends here"), ("4:8\n", [4, 8], "4 sections in a row")],
+    [("0\n", [0, 1], "the volume ends here"), ("15\n", [15, 16], "the volume ends here"), ("4:8\n", [4, 8], "more than 3 sections in a row")],
 )
 def test_what_cannot_be_restored_is_listed_left_and_labelled(job: Job, flags: str, z: list[int], words: str) -> None:
     job.flags(flags + "10\n")
@@ -177,6 +177,17 @@ def test_a_restorer_that_gives_nan_is_quarantined(job: Job) -> None:
     np.testing.assert_array_equal(voxels(job.folder / "out.zarr"), job.damaged)
     assert "NaN" in summary["not_restorable"][0]["why"]
     check(job.folder / "out.zarr")
+
+
+def test_quarantine_does_not_depend_on_the_cut(tmp_path: Path) -> None:
+    """A box in black padding and one in tissue, of one section: neither is suspicious, however they are cut."""
+    volume = tissue().copy()
+    volume[:, :, :120] = 0
+    job = build(tmp_path, volume=volume)
+    job.flags("z_start,z_stop,class,y_start,y_stop,x_start,x_stop\n8,9,fold,50,120,10,60\n8,9,fold,20,60,130,200\n")
+    for number, slab_px in enumerate((128, 256, "whole")):
+        summary = job.run(f"{number}.zarr", recipe={"restorer": "linear"}, site={"slab_px": slab_px})
+        assert (summary["quarantined"], summary["voxels_restored"]) == (0, 70 * 50 + 40 * 70)
 
 
 def test_quarantine_ends_the_command_with_4(job: Job) -> None:
