@@ -63,8 +63,16 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON d
     show_default=True,
     help="Share of sections that are flagged, on paper.",
 )
-@click.option("--slab", type=int, default=8192, show_default=True, help="Lateral slab edge, px, on paper.")
-@click.option("--pace", type=float, default=60.0, show_default=True, help="Mpx restored a second by one GPU, on paper.")
+@click.option(
+    "--slab", type=click.IntRange(min=256), default=8192, show_default=True, help="Lateral slab edge, px, on paper."
+)
+@click.option(
+    "--pace",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Mpx restored a second by one GPU, on paper.",
+)
 @as_json
 def plan(
     config: str | None, out: str | None, shape: str | None, flagged: float, slab: int, pace: float, as_json: bool
@@ -99,6 +107,8 @@ def plan(
 
     made = propose(_config(config))
     target = Path(out or Path(config).with_suffix(".plan.json"))
+    if target.exists() and '"zmend-plan/' not in target.read_text(errors="replace")[:4096]:
+        raise UsageError(f"{target} is there and is no plan", why="it would be lost", do="name another file with --out")
     target.write_text(dump(made.plan))
     _say({"plan": made.plan.hash, "file": str(target), **made.plan.header}, as_json, show.plan)
 

@@ -50,7 +50,7 @@ def connect(site: Site) -> Iterator[Any]:
                 threads_per_worker=2,
                 processes=True,
                 host="127.0.0.1",
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",  # on loopback, any free port: two runs on one host do not quarrel
                 silence_logs=logging.CRITICAL,
             )
         with cluster, Client(cluster, set_as_default=False) as client:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -44,7 +44,9 @@ class Site(_Part):
     kind: Literal["local"] = "local"
     workers: int = Field(1, ge=0, le=256, description="worker processes; 0 works in this process, without dask")
     threads: int | None = Field(None, ge=1, description="CPU threads per worker; default: the cores shared out")
-    slab_px: int | Literal["whole"] = Field(4096, description="lateral edge of a slab, px, or whole")
+    slab_px: Annotated[int, Field(ge=16)] | Literal["whole"] = Field(
+        4096, description="lateral edge of a slab, px, or whole"
+    )
     slab_sections: int = Field(8, ge=1, description="most sections of one slab")
     attempts: int = Field(3, ge=1, description="tries per slab before it counts as failed")
 
@@ -125,7 +127,8 @@ def _keys(parents: list[str]) -> list[str]:
 
 def _beside(config: Config, folder: Path) -> Config:
     def at(p: str) -> str:
-        return p if "://" in p or Path(p).is_absolute() else str(folder / p)
+        local = Path(p.removeprefix("file://")).expanduser()
+        return p if "://" in p.removeprefix("file://") else str(folder / local)  # an absolute one stays itself
 
     weights = config.recipe.weights
     recipe = config.recipe.model_copy(update={"weights": at(weights) if weights.endswith(".safetensors") else weights})

@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from numpy.typing import NDArray
 from pipeline import flagfile
 from pipeline.box import ZYX, Box
 from pipeline.config import Config, Site
-from pipeline.errors import ConfigError, PlanChangedError
+from pipeline.errors import ConfigError, InputError, PlanChangedError
 from pipeline.flags import Flag, Flags, mask_window, upsample
 from pipeline.intensity import measure
 from pipeline.ledger import Ledger, replace
+from pipeline.merge import check_pyramid
 from pipeline.plan import Geometry, Plan, Slab, make
 from pipeline.recipe import Recipe, digest
 from pipeline.restorer import Needs, load
@@ -44,24 +46,46 @@ class Proposal:
 
 def propose(config: Config) -> Proposal:
     """Open, check and plan. Reads metadata and flags; writes nothing. Raises InputError."""
+    _refuse_overlap(config)
     source = Volume.open(config.volume.path, level=config.volume.level, voxel_nm=config.volume.voxel_size_nm)
     _check_intensity(config.recipe, source)
+    if config.output.mode == "volume":
+        check_pyramid(source)
     _, needs = load(config.recipe, source.voxel_nm)
     recipe = config.recipe.model_copy(update={"intensity": _intensity(config, source, needs)})
     flags = flagfile.load(config.flags, shape=source.shape, mask_shape=lambda uri: Volume.open(uri, mask=True).shape)
-    grain = overlay_grain(config.output.path) or _grain(config, source)
+    grain = _kept_grain(config.output.path) or _grain(config, source)
     geometry = Geometry(source.shape, slab_cell(config.site, grain, source.shape), needs)
     plan = make(
         flags=flags,
         geometry=geometry,
         source=describe(source, config),
-        flags_path=config.flags,
+        flags_about={
+            "path": config.flags,
+            "digest": flags.digest,
+            "count": len(flags),
+            "copy_sha256": sha256(flags_text(flags).encode()).hexdigest(),
+        },
         recipe=recipe.model_dump(mode="json"),
         recipe_digest=recipe.digest(needs.digest, source.voxel_nm, source.level),
         chunk=source.grain if source.chunks == source.grain else source.chunks,
         inputs=lambda box, seen: fingerprint(source, box, seen),
     )
     return Proposal(config, source, flags, plan, grain)
+
+
+def _refuse_overlap(config: Config) -> None:
+    """The output must not lie in the source, nor the source in the output: the source is never written."""
+    if "://" in config.volume.path or "://" in config.output.path:
+        return
+    source, out = Path(config.volume.path).resolve(), Path(config.output.path).resolve()
+    if source == out or source in out.parents or out in source.parents:
+        raise InputError(
+            "the output would be written into the source",
+            where=str(out),
+            why=f"the volume is {source}",
+            do="give output.path a place of its own",
+        )
 
 
 def describe(source: Volume, config: Config) -> dict[str, Any]:
@@ -85,24 +109,23 @@ def fingerprint(source: Volume, box: Box, flags: Sequence[Flag]) -> str:
 
 
 def slab_cell(site: Site, grain: ZYX, shape: ZYX) -> ZYX:
-    """(sections, y, x) of one slab, whole chunks of the overlay. Raises ConfigError."""
-    if site.slab_px == "whole":
-        y, x = (-(-s // g) * g for s, g in zip(shape[1:], grain[1:], strict=True))
-        return site.slab_sections, y, x
-    if site.slab_px % grain[1] or site.slab_px % grain[2]:
-        raise ConfigError(
-            f"slab_px {site.slab_px} is not whole chunks of the overlay",
-            where="site.slab_px",
-            why=f"its chunks are {grain[1]} × {grain[2]} px, and a chunk must have one writer",
-            do=f"use a multiple of {grain[1]}, for example {-(-site.slab_px // grain[1]) * grain[1]}",
-        )
-    return site.slab_sections, site.slab_px, site.slab_px
+    """(sections, y, x) of one slab: what the site says, rounded up to whole chunks of the overlay.
+
+    A chunk must have one writer; and the size of a slab changes no voxel, so it may be rounded without asking.
+    """
+    y, x = (min(s, s if site.slab_px == "whole" else site.slab_px) for s in shape[1:])
+    return site.slab_sections, -(-y // grain[1]) * grain[1], -(-x // grain[2]) * grain[2]
+
+
+def _kept_grain(out: str) -> ZYX | None:
+    """The overlay's write grain in a store that is there."""
+    return overlay_grain(out) if _is_store(out) else None
 
 
 def _grain(config: Config, source: Volume) -> ZYX:
     """The overlay's write grain for a store that is still to be made."""
     out, edge = config.output, config.site.slab_px
-    if out.shard_px:
+    if out.shard_px and source.zarr_format == 3:
         return 1, out.shard_px, out.shard_px
     lateral = max(source.shape[1:])
     px = min(out.chunk_px, lateral, edge if isinstance(edge, int) else lateral)
@@ -113,8 +136,7 @@ def _intensity(config: Config, source: Volume, needs: Needs) -> tuple[float, flo
     """As configured; else, where it matters, as the store has it from an earlier run; else measured."""
     if config.recipe.intensity or source.dtype == np.uint8 or needs.scale_free:
         return config.recipe.intensity
-    there = overlay_grain(config.output.path) is not None
-    kept = read_attrs(config.output.path)["zmend"].get("intensity") if there else None
+    kept = read_attrs(config.output.path)["zmend"].get("intensity") if _is_store(config.output.path) else None
     return tuple(kept) if kept else measure(source)
 
 
@@ -132,24 +154,56 @@ def _check_intensity(recipe: Recipe, source: Volume) -> None:
         )
 
 
-def install(proposal: Proposal) -> None:
-    """Make the store (or check the one that is there) and put the plan and the flags into it."""
-    config, source, plan = proposal.config, proposal.source, proposal.plan
-    shard = config.output.shard_px
+def make_store(proposal: Proposal) -> None:
+    """Make the store, if there is none: whole, or not at all. One that is there is not touched before it is locked."""
+    if not _is_store(proposal.config.output.path):
+        _create(proposal)
+
+
+def _create(proposal: Proposal) -> None:
+    out = proposal.config.output
     create_output(
-        config.output.path,
-        source,
-        mode=config.output.mode,
-        chunk_yx=min(config.output.chunk_px, proposal.grain[1]),
-        shard_yx=shard,
-        extra={"mode": config.output.mode, "intensity": plan.header["recipe"]["intensity"]},
+        out.path,
+        proposal.source,
+        mode=out.mode,
+        chunk_yx=min(out.chunk_px, proposal.grain[1]),
+        shard_yx=out.shard_px,
+        extra={"mode": out.mode, "intensity": proposal.plan.header["recipe"]["intensity"]},
     )
+
+
+def _is_store(out: str) -> bool:
+    return (Path(out) / "zmend" / "overlay").is_dir()
+
+
+def install(proposal: Proposal) -> None:
+    """Check the store, extend it where the source has grown, and put the plan and the flags into it. Needs its lock."""
+    config, plan = proposal.config, proposal.plan
+    _create(proposal)
     zmend = Path(config.output.path) / "zmend"
     for folder in ("plans", "flags", "runs", "records"):
         (zmend / folder).mkdir(parents=True, exist_ok=True)
-    rows = [_row(f) for f in proposal.flags]
-    replace(zmend / "flags" / f"{proposal.flags.digest}.csv", flagfile.dump(rows))
+    replace(zmend / "flags" / f"{proposal.flags.digest}.csv", flags_text(proposal.flags))
     replace(plan_path(config.output.path, plan.hash), dump(plan))
+
+
+def flags_text(flags: Flags) -> str:
+    """The flags as the store keeps them: in order, masks by address."""
+    return flagfile.dump([_row(f) for f in flags])
+
+
+def read_flags(out: str, plan: Plan, shape: ZYX) -> Flags:
+    """The flags that a plan was made from, as the store keeps them. Raises PlanChangedError where they were edited."""
+    about = plan.header["flags"]
+    path = Path(out) / "zmend" / "flags" / f"{about['digest']}.csv"
+    if not path.exists() or sha256(path.read_bytes()).hexdigest() != about["copy_sha256"]:
+        raise PlanChangedError(
+            "the store's copy of the flags is not what was planned",
+            where=str(path),
+            why="it was deleted or edited",
+            do="run again with the flags that you mean: the copy is made anew",
+        )
+    return flagfile.load(str(path), shape=shape)
 
 
 def plan_path(out: str, plan_hash: str) -> Path:
@@ -228,9 +282,7 @@ def open_job(out: str, plan_hash: str, threads: int = 0) -> Job:
     recipe = Recipe.model_validate(plan.header["recipe"])
     restorer, needs = load(recipe, source.voxel_nm, threads=threads)
     _same_restorer(needs, plan)
-    flags = flagfile.load(
-        str(Path(out) / "zmend" / "flags" / f"{plan.header['flags']['digest']}.csv"), shape=source.shape
-    )
+    flags = read_flags(out, plan, source.shape)
     return Job(
         source=source,
         overlay=open_overlay(out),

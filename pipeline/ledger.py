@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UnfitError
+from pipeline.errors import UnfitError, VolumeError
+from pipeline.recipe import digest
 
 SCHEMA = "zmend-record/1"
 
@@ -33,9 +34,22 @@ class Ledger:
         return self.path(slab_id).exists()
 
     def get(self, slab_id: str) -> dict[str, Any]:
-        """The record. Raises FileNotFoundError."""
-        record: dict[str, Any] = json.loads(self.path(slab_id).read_text())
+        """The record. Raises VolumeError where it is absent, damaged, edited or of another slab."""
+        path = self.path(slab_id)
+        try:
+            record: dict[str, Any] = json.loads(path.read_text())
+            said = record.pop("digest")
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as e:
+            raise _bad_record(path, f"{type(e).__name__}: {e}") from e
+        if said != digest(record) or record["slab"] != slab_id:
+            raise _bad_record(path, "its content does not hash to what it says")
         return record
+
+    def discard(self, slab_id: str) -> None:
+        """Put a record that cannot be read aside: its slab is not done."""
+        spoiled = self.folder / "spoiled"
+        spoiled.mkdir(parents=True, exist_ok=True)
+        self.path(slab_id).rename(spoiled / f"{slab_id}.{os.urandom(3).hex()}.json")
 
     def ids(self) -> set[str]:
         """Ids of all records that are not retired."""
@@ -45,7 +59,8 @@ class Ledger:
         """Create the record durably, unless it exists: then nothing happens and False is returned."""
         final = self.path(record["slab"])
         final.parent.mkdir(parents=True, exist_ok=True)
-        return create(final, json.dumps({"schema": SCHEMA, **record}, sort_keys=True))
+        body = json.loads(json.dumps({"schema": SCHEMA, **record}))  # as it will be read back: tuples are lists
+        return create(final, json.dumps({**body, "digest": digest(body)}, sort_keys=True))
 
     def retire(self, slab_ids: set[str]) -> None:
         """Take records out of force, before their chunks are erased. `finish_retiring` completes it."""
@@ -64,6 +79,10 @@ class Ledger:
         history = self.folder / "retired"
         history.mkdir(parents=True, exist_ok=True)
         path.rename(history / f"{path.stem}.{run}.json")
+
+
+def _bad_record(path: Path, why: str) -> VolumeError:
+    return VolumeError("a record cannot be trusted", where=str(path), why=why, do="run again: its slab is done anew")
 
 
 def create(path: Path, text: str) -> bool:
@@ -93,11 +112,14 @@ def create(path: Path, text: str) -> bool:
 def replace(path: Path, text: str) -> None:
     """Write a file that replaces another at once."""
     tmp = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.partial")
-    with tmp.open("w") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    tmp.replace(path)
+    try:
+        with tmp.open("w") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        tmp.replace(path)
+    finally:
+        tmp.unlink(missing_ok=True)
     _sync(path.parent)
 
 

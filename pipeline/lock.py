@@ -70,6 +70,16 @@ class StoreLock:
         stale.unlink()
 
 
+def holder(out: str) -> str:
+    """Who runs in a store now, in words; nothing where nobody does, as far as this host can tell."""
+    try:
+        said = json.loads((Path(out) / "zmend" / "lock").read_text())
+    except (OSError, ValueError):
+        return ""
+    dead = said.get("host") == socket.gethostname() and not _alive(said)
+    return "" if dead else f"process {said.get('pid')} on {said.get('host')}"
+
+
 def _me() -> dict[str, Any]:
     return {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from time import monotonic
 from typing import Any, Literal, TypeVar
@@ -139,9 +139,32 @@ def source_manifest(source: Volume) -> str:
 
 def read_merge(out: str) -> dict[str, Any] | None:
     """What the last merge that ended noted (`source_manifest`, chunks touched), or None if none has."""
-    raw = Files(out).read("zmend/merge.json")
-    noted: dict[str, Any] = {} if raw is None else json.loads(raw)
+    noted = _noted(Files(out))
     return noted if noted.get("source_manifest") else None
+
+
+def forget_merge(out: str) -> None:
+    """Note that the merged volume is behind the overlay. What the last merge touched stays known."""
+    files = Files(out)
+    noted = _noted(files)
+    if noted.get("source_manifest"):
+        files.put("zmend/merge.json", json.dumps({**noted, "source_manifest": ""}).encode())
+
+
+def _noted(files: Files) -> dict[str, Any]:
+    """The journal; one that cannot be read counts as none: all is merged anew."""
+    try:
+        noted = json.loads(files.read("zmend/merge.json") or b"{}")
+    except ValueError:
+        return {}
+    return noted if isinstance(noted, dict) else {}
+
+
+def check_pyramid(source: Volume) -> None:
+    """Raises VolumeError where the coarser levels are not whole multiples: better said before anything is restored."""
+    levels = source.pyramid()
+    for fine, coarse in pairwise(levels):
+        _step(fine, coarse)
 
 
 def _line(stored: Stored) -> bytes:
@@ -243,8 +266,7 @@ class _Journal:
     def __init__(self, out: str, targets: Sequence[_Target]) -> None:
         self.files, self.targets, self.manifest = Files(out), targets, ""
         self.written = monotonic()
-        raw = self.files.read("zmend/merge.json")
-        before = {} if raw is None else json.loads(raw)["touched"]
+        before = _noted(self.files).get("touched", {})
         for target in targets:
             target.done = {k: v for k, v in before.get(target.name, {}).items() if _cell(k) in target.touched}
 

@@ -85,10 +85,9 @@ class Plan:
     hash: str = field(default="")
 
     def __post_init__(self) -> None:
-        bound = {k: self.header[k] for k in ("source", "flags", "recipe", "restorer", "recipe_digest")}
         # Where the files lie is not what they are: a moved volume is the same plan.
-        strip = {k: {n: v for n, v in bound[k].items() if n not in ("uri", "path")} for k in ("source", "flags")}
-        object.__setattr__(self, "hash", digest({**bound, **strip, "slabs": [s.id for s in self.slabs]}))
+        strip = {k: {n: v for n, v in self.header[k].items() if n not in ("uri", "path")} for k in ("source", "flags")}
+        object.__setattr__(self, "hash", digest({**self.header, **strip, "slabs": [s.row() for s in self.slabs]}))
 
 
 def cut(flags: Flags, geometry: Geometry) -> Iterator[Piece]:
@@ -148,7 +147,7 @@ def name(piece: Piece, key: str, inputs: str) -> Slab:
 
 def job_key(recipe_digest: str, needs: Needs, source: dict[str, Any]) -> str:
     """What all slabs of a job share. The number of sections is left out: a volume that grows in z keeps its slabs."""
-    declared = {k: v for k, v in asdict(needs).items() if k != "mpx_s"}
+    declared = {k: v for k, v in asdict(needs).items() if k not in ("mpx_s", "memory_bytes")}
     return digest([recipe_digest, declared, source["dtype"], source["shape"][1:], source["missing_chunks"]])
 
 
@@ -157,7 +156,7 @@ def make(
     flags: Flags,
     geometry: Geometry,
     source: dict[str, Any],
-    flags_path: str,
+    flags_about: dict[str, Any],
     recipe: dict[str, Any],
     recipe_digest: str,
     chunk: ZYX,
@@ -170,7 +169,7 @@ def make(
     header = {
         "schema": "zmend-plan/1",
         "source": source,
-        "flags": {"path": flags_path, "digest": flags.digest, "count": len(flags)},
+        "flags": flags_about,
         "recipe": recipe,
         "recipe_digest": recipe_digest,
         "restorer": asdict(geometry.needs),
@@ -184,12 +183,18 @@ def make(
 def totals(pieces: Iterable[Piece], geometry: Geometry, chunk: ZYX, itemsize: int) -> dict[str, int]:
     """Slabs, flagged voxels (an upper bound where masks are used), bytes, peak memory and seconds of one worker."""
     count = voxels = read = write = memory = 0
+    touched: dict[
+        tuple[int, tuple[int, ...]], int
+    ] = {}  # (layer of chunks, slab's corner): voxels that a merge rewrites
     for p in pieces:
         count += 1
         flagged = _flagged_voxels(p)
         voxels += flagged
         read += (p.read.aligned(chunk) & Box.of(geometry.shape)).size * itemsize
         write += flagged * (itemsize + 1)  # the restored voxel and its label
+        block = p.write.aligned(chunk) & Box.of(geometry.shape)
+        layers = range(p.write.start[0] // chunk[0], -(-p.write.stop[0] // chunk[0]))
+        touched.update(((layer, p.write.start[1:]), block.size // len(layers)) for layer in layers)
         memory = max(memory, p.read.size * (itemsize + 3) + p.write.size * (itemsize + 2))
     n = geometry.needs
     batch = n.batch * (n.max_gap + 2 * n.context) * (n.tile + 2 * n.halo) ** 2 * 4 * 8
@@ -198,7 +203,9 @@ def totals(pieces: Iterable[Piece], geometry: Geometry, chunk: ZYX, itemsize: in
         "voxels": voxels,
         "bytes_to_read": read,
         "bytes_to_write": write,
-        "peak_memory_bytes": memory + batch if count else 0,
+        "bytes_to_merge": 2 * sum(touched.values()) * itemsize,  # each touched chunk of the source, read and written
+        "peak_memory_bytes": memory + batch + n.memory_bytes if count else 0,
+        "seconds": round(voxels / (n.mpx_s * 1e6)) if n.mpx_s else 0,
     }
 
 

@@ -42,6 +42,7 @@ class Needs:
     batch: int = 1  # tiles in one call
     one_sided: bool = False  # can restore with clean sections on one side only
     scale_free: bool = False  # whether it does not care which values are black and white
+    memory_bytes: int = 0  # that it holds beside what it is given: weights, what it computes with
     mpx_s: float = 0.0  # megapixels that it restores in a second on an ordinary worker, for estimates; 0: not known
 
     @staticmethod

@@ -18,11 +18,19 @@ from typing import Any
 from pipeline.box import Box
 from pipeline.cluster import connect, threads_per_worker
 from pipeline.config import Config, Site
-from pipeline.errors import InputError, Interrupted, PlanChangedError, StoreLockedError, UsageError, ZmendError
-from pipeline.job import Proposal, current_plan, install, open_job
+from pipeline.errors import (
+    InputError,
+    Interrupted,
+    PlanChangedError,
+    StoreLockedError,
+    UsageError,
+    VolumeError,
+    ZmendError,
+)
+from pipeline.job import Proposal, current_plan, install, make_store, open_job
 from pipeline.ledger import Ledger, sweep
 from pipeline.lock import StoreLock
-from pipeline.merge import merge
+from pipeline.merge import forget_merge, merge
 from pipeline.plan import Plan, Slab
 from pipeline.slab import restore
 from pipeline.store import open_labels, open_overlay, update_attrs
@@ -30,6 +38,7 @@ from pipeline.summary import environment, summarise
 
 OnEvent = Callable[[dict[str, Any]], None]
 WINDOW = 3  # slabs in flight per worker thread: enough that none waits for the driver, few enough to forget
+GO_ON = "run the same command again to go on"
 HOPELESS = 10  # failures without a single success: everything fails alike, so stop
 
 
@@ -43,7 +52,7 @@ class Stop:
 def run(
     proposal: Proposal, *, on_event: OnEvent = lambda _: None, stop: Stop | None = None, redo: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Do what the proposal says and return the summary. Raises Interrupted, StoreLockedError, UsageError, ZmendError.
+    """Do what the proposal says and return the summary. Raises ZmendError, of which Interrupted can be resumed.
 
     redo: ids of slabs (or the first characters of them) that are done again although they have a record.
 
@@ -51,16 +60,19 @@ def run(
     """
     stop, began = stop or Stop(), time.perf_counter()
     config, plan, out = proposal.config, proposal.plan, proposal.config.output.path
-    _refuse_overlap(config)
-    install(proposal)
+    make_store(proposal)
     run_id = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.urandom(3).hex()}"
     ledger = Ledger(out)
     with StoreLock(out) as lock:
         if lock.taken_over:
             sweep(out)
+        named = _named(redo, ledger)
+        install(proposal)
         tell = _logged(out, run_id, config, on_event)
-        retired = _supersede(plan, ledger, out, run_id, _named(redo, ledger))
+        retired = _supersede(plan, ledger, out, run_id, named)
         todo = [s for s in plan.slabs if not ledger.has(s.id)]
+        if todo or retired:
+            forget_merge(out)  # until it is merged again, the merged volume is not the overlay's
         tell({"kind": "begin", "run": run_id, "slabs": len(plan.slabs), "todo": len(todo), "retired": retired})
         moved = _work_off(todo, plan, config, run_id, tell, stop)
         if stop.requested:
@@ -68,10 +80,10 @@ def run(
                 f"stopped with {sum(ledger.has(s.id) for s in plan.slabs)} of {len(plan.slabs)} slabs done",
                 where=out,
                 why="asked to",
-                do="run the same command again to go on",
+                do=GO_ON,
             )
         if config.output.mode == "volume":
-            moved += _merge(proposal, tell)
+            moved += _merge(proposal, tell, stop)
         summary = summarise(plan, ledger, run_id, out, moved, time.perf_counter() - began)
         tell({"kind": "end", **summary})
     return summary
@@ -215,9 +227,11 @@ def _named(prefixes: Sequence[str], ledger: Ledger) -> set[str]:
 
 def _supersede(plan: Plan, ledger: Ledger, out: str, run_id: str, redo: set[str]) -> int:
     """Put the plan in force: retire the records of other plans and erase the chunks that they wrote."""
-    stale = (ledger.ids() - {s.id for s in plan.slabs}) | redo
-    ledger.retire(stale)
     overlay, labels = open_overlay(out), open_labels(out)
+    here = set(overlay.present()) & set(labels.present())
+    wanted = {s.id for s in plan.slabs}
+    stale = redo | {i for i in ledger.ids() if i not in wanted or not _whole(ledger, i, here)}
+    ledger.retire(stale)
     for path, record in ledger.retiring():
         for start, stop, *_ in record["chunks"]:
             for array in (overlay, labels):
@@ -227,14 +241,25 @@ def _supersede(plan: Plan, ledger: Ledger, out: str, run_id: str, redo: set[str]
     return len(stale)
 
 
-def _merge(proposal: Proposal, tell: OnEvent) -> Counter[str]:
+def _whole(ledger: Ledger, slab_id: str, here: set[Box]) -> bool:
+    """Whether all chunks that a record tells of exist. What lost one is done again, like what was never done."""
+    try:
+        record = ledger.get(slab_id)
+    except VolumeError:
+        ledger.discard(slab_id)
+        return True  # nothing is left to retire
+    return all(Box(tuple(c[0]), tuple(c[1])) in here for c in record["chunks"])
+
+
+def _merge(proposal: Proposal, tell: OnEvent, stop: Stop) -> Counter[str]:
+    def progress(done: int, of: int) -> None:
+        if stop.requested:
+            raise Interrupted(f"stopped while merging: {done} of {of} chunks done", where=out, why="asked to", do=GO_ON)
+        tell({"kind": "merge", "done": done, "of": of})
+
+    out = proposal.config.output.path
     tell({"kind": "merge", "done": 0, "of": 0})
-    merged = merge(
-        proposal.source,
-        proposal.config.output.path,
-        clone=proposal.config.output.clone,
-        progress=lambda done, of: tell({"kind": "merge", "done": done, "of": of}),
-    )
+    merged = merge(proposal.source, out, clone=proposal.config.output.clone, progress=progress)
     return Counter(bytes_read=merged.bytes_read, bytes_written=merged.bytes_written)
 
 
@@ -266,20 +291,6 @@ def remerge(out: str, config_clone: str = "auto", on_event: OnEvent = lambda _: 
         "bytes_read": merged.bytes_read,
         "bytes_written": merged.bytes_written,
     }
-
-
-def _refuse_overlap(config: Config) -> None:
-    """The output must not lie in the source, nor the source in the output: the source is never written."""
-    if "://" in config.volume.path:
-        return
-    source, out = Path(config.volume.path).resolve(), Path(config.output.path).resolve()
-    if source == out or source in out.parents or out in source.parents:
-        raise InputError(
-            "the output would be written into the source",
-            where=str(out),
-            why=f"the volume is {source}",
-            do="give output.path a place of its own",
-        )
 
 
 def _logged(out: str, run_id: str, config: Config, on_event: OnEvent) -> OnEvent:

@@ -99,7 +99,9 @@ def plan(document: dict[str, Any]) -> None:
     table.add_row("slabs", f"{sums['slabs']}, of {document['slab_cell'][1]} × {document['slab_cell'][2]} px")
     table.add_row("voxels", f"{sums['voxels']:,} flagged at most (masks are counted as their boxes)")
     table.add_row(
-        "bytes", f"read {size(sums['bytes_to_read'])}, write {size(sums['bytes_to_write'])} before compression"
+        "bytes",
+        f"read {size(sums['bytes_to_read'])}, write {size(sums['bytes_to_write'])}; merging moves "
+        f"{size(sums['bytes_to_merge'])} (all before compression)",
     )
     table.add_row("memory", f"{size(sums['peak_memory_bytes'])} at the peak of one slab")
     table.add_row("time", document.get("time", "") or _time(document))
@@ -145,7 +147,8 @@ def summary(document: dict[str, Any]) -> None:
     """The final word of a run."""
     out.print(
         f"{document['done']} of {document['slabs']} slabs done, {document['quarantined']} quarantined; "
-        f"{document['voxels_restored']:,} voxels restored in {document['seconds']:.1f} s → {escape(document['output'])}"
+        f"{document['voxels_restored']:,} voxels restored in {document['seconds']:.1f} s -> "
+        f"{escape(document['output'])}"
     )
     if document["not_restorable"]:
         out.print("left as they were, label 4:\n  " + _refused(document["not_restorable"]).replace("\n", "\n  "))

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.job import current_plan
 from pipeline.ledger import Ledger
+from pipeline.lock import holder
 from pipeline.plan import Plan
 
 
@@ -52,12 +53,11 @@ def _by_run(left: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def status(out: str) -> dict[str, Any]:
     """How far the plan in force has come. Raises PlanChangedError where no run has begun."""
     plan, ledger = current_plan(out), Ledger(out)
-    began = sorted(p.name for p in (Path(out) / "zmend" / "runs").iterdir())
+    began = sorted(p.name for p in (Path(out) / "zmend" / "runs").glob("*"))
     found = summarise(plan, ledger, began[-1] if began else "", out, Counter(), 0.0)
     waiting = len(plan.slabs) - found["done"] - found["quarantined"]
-    live = (Path(out) / "zmend" / "lock").exists()
     keep = ("run", "slabs", "done", "quarantined", "not_restorable", "voxels_restored", "output", "plan")
-    return {**{k: found[k] for k in keep}, "pending": waiting, "locked": live}
+    return {**{k: found[k] for k in keep}, "pending": waiting, "locked": bool(holder(out))}
 
 
 def environment() -> dict[str, Any]:

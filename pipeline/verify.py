@@ -9,14 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.blend import LEFT, ORIGINAL
 from pipeline.box import ZYX, Box
-from pipeline.errors import VolumeError, ZmendError
+from pipeline.errors import PlanChangedError, VolumeError, ZmendError
+from pipeline.flags import flagged
 from pipeline.job import current_plan, open_job
+from pipeline.lock import holder
 from pipeline.merge import read_merge, source_manifest
 from pipeline.plan import Plan, Slab
 from pipeline.slab import Job, chunks, compute
@@ -57,14 +61,21 @@ def verify(
 
     replay: this many finished slabs, drawn with `seed`, are computed anew and compared bit for bit.
     """
-    plan = current_plan(out)
-    job = open_job(out, plan.hash)
-    records = {s.id: job.ledger.get(s.id) for s in plan.slabs if job.ledger.has(s.id)}
-    merged = _merged(out)
+    try:
+        read_attrs(out)
+        plan = current_plan(out)
+        open_job.cache_clear()  # what was opened before is not what lies there now
+        job = open_job(out, plan.hash)
+        merged = _merged(out)
+    except (PlanChangedError, VolumeError, ValueError) as e:
+        if not Path(out, "zmend", "records").is_dir():
+            raise  # no store of ours: a wrong path, not a failed proof
+        return _unopened(out, e, on_check)
+    records, spoiled = _records(plan, job)
     tally: Counter[str] = Counter()
     steps: dict[str, Callable[[], Check]] = {
         "structure": lambda: _structure(out, job, merged),
-        "finished": lambda: _finished(out, plan, records, job, merged is not None),
+        "finished": lambda: _finished(out, plan, records, spoiled, job, merged is not None),
         "inputs": lambda: _inputs(plan, job),
         "digests": lambda: _digests(records, job, threads, tally),
         "lineage": lambda: _lineage(plan, records, job),
@@ -92,12 +103,43 @@ def verify(
     }
 
 
+def _unopened(out: str, error: Exception, on_check: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """The verdict on a store that cannot even be opened as a whole."""
+    check = Check("structure", [_first(error)], "the store cannot be opened").document()
+    on_check(check)
+    return {
+        "ok": False,
+        "checks": [check],
+        "output": out,
+        "plan": "",
+        "slabs": 0,
+        "voxels_compared": 0,
+        "voxels_changed_outside_mask": None,
+        "voxels_synthetic": 0,
+        "voxels_left": 0,
+        "replayed": 0,
+    }
+
+
+def _records(plan: Plan, job: Job) -> tuple[dict[str, Any], list[str]]:
+    """The records of the plan's slabs by id, and what is wrong with those that cannot be trusted."""
+    records, spoiled = {}, []
+    for slab in plan.slabs:
+        if not job.ledger.has(slab.id):
+            continue
+        try:
+            records[slab.id] = job.ledger.get(slab.id)
+        except VolumeError as e:
+            spoiled.append(f"slab {slab.id}: {e.what}: {e.why}")
+    return records, spoiled
+
+
 def _answer(name: str, step: Callable[[], Check]) -> Check:
     """The step's answer; that a file cannot be read at all is an answer too."""
     try:
         return step()
-    except (ZmendError, OSError) as e:
-        return Check(name, [_first(e)], "could not be carried out")
+    except Exception as e:  # a store that was tampered with fails in any way there is; each of them is an answer
+        return Check(name, [f"{_first(e)} ({type(e).__name__})"], "could not be carried out")
 
 
 def _first(error: BaseException) -> str:
@@ -109,7 +151,7 @@ def _merged(out: str) -> Volume | None:
     try:
         return open_merged(out)
     except VolumeError:
-        if read_attrs(out)["zmend"].get("mode") == "overlay":
+        if read_attrs(out)["zmend"].get("mode") == "overlay" and not Path(out, "zmend", "merge.json").exists():
             return None
         raise
 
@@ -128,9 +170,11 @@ def _structure(out: str, job: Job, merged: Volume | None) -> Check:
     return check
 
 
-def _finished(out: str, plan: Plan, records: dict[str, Any], job: Job, volume_mode: bool) -> Check:
+def _finished(out: str, plan: Plan, records: dict[str, Any], spoiled: list[str], job: Job, volume_mode: bool) -> Check:
     """Every slab has its record, and the merge came after the last of them."""
-    check = Check("finished")
+    check = Check("finished", list(spoiled))
+    who = holder(out)
+    check.findings += [f"{who} is at work here: verify when it has ended"] if who else []
     check.findings += [f"slab {s.id} {s.write} has no record: run again" for s in plan.slabs if s.id not in records]
     if volume_mode:
         merge = read_merge(out)
@@ -164,7 +208,8 @@ def _digests(records: dict[str, Any], job: Job, threads: int, tally: Counter[str
             seen, marks = job.overlay.read(box), job.labels.read(box)
         except (ZmendError, OSError) as e:
             return slab, [f"slab {slab}: {_first(e)}"], Counter()
-        wrong = [
+        wrong = _unflagged(box, marks, job)
+        wrong += [
             f"slab {slab}, {name} chunk {box} is not what was written"
             for name, array, said in (("overlay", seen, overlay), ("label", marks, labels))
             if sha256(array.tobytes()).hexdigest() != said
@@ -186,6 +231,12 @@ def _digests(records: dict[str, Any], job: Job, threads: int, tally: Counter[str
     return check
 
 
+def _unflagged(box: Box, marks: NDArray[Any], job: Job) -> list[str]:
+    """Labelled voxels that no flag tells of."""
+    beyond = int(((marks > 0) & (flagged(job.flags.touching(box), box, job.read_mask) == 0)).sum())
+    return [f"{beyond} labelled voxels in {box} are not flagged"] if beyond else []
+
+
 def _lineage(plan: Plan, records: dict[str, Any], job: Job) -> Check:
     """Each synthetic voxel has exactly one current record, and each record the plan's weights, flags and recipe."""
     check = Check("lineage")
@@ -196,8 +247,10 @@ def _lineage(plan: Plan, records: dict[str, Any], job: Job) -> Check:
             if box in owner:
                 check.findings.append(f"chunk {box} has two records: {owner[box]} and {slab}")
             owner[box] = slab
-        if record["recipe"] != plan.header["recipe_digest"] or record["weights"] != job.needs.digest:
+        if any(record[k] != job.bound[k] for k in ("recipe", "weights", "restorer", "seed")):
             check.findings.append(f"slab {slab} was made with another recipe or other weights")
+        if Slab.of([slab, *record["write"], *record["read"]]) not in plan.slabs:
+            check.findings.append(f"slab {slab} was made for another place than the plan's")
     for array, name in ((job.labels, "label"), (job.overlay, "overlay")):
         strays = [box for box in array.present() if box not in owner]
         check.findings += [f"{name} chunk {box} has no record" for box in strays]

@@ -124,7 +124,7 @@ def store_digest(out: Path | str) -> dict[str, str]:
         body = path.read_bytes()
         if name.startswith("zmend/records/"):
             record = json.loads(body)
-            for key in ("run", "seconds"):
+            for key in ("run", "seconds", "digest"):
                 record.pop(key)
             body = json.dumps(record, sort_keys=True).encode()
         found[name] = hashlib.sha256(body).hexdigest()

@@ -12,16 +12,18 @@ import pytest
 
 from pipeline.blend import LEFT
 from pipeline.box import Box
+from pipeline.config import check as validate
 from pipeline.config import load
-from pipeline.errors import InputError, PlanChangedError, StoreLockedError, ZmendError
+from pipeline.errors import InputError, Interrupted, PlanChangedError, StoreLockedError, ZmendError
 from pipeline.job import propose
 from pipeline.lock import StoreLock
-from pipeline.run import remerge, run
+from pipeline.run import Stop, remerge, run
 from pipeline.slab import ABSENT
 from pipeline.summary import status
 from pipeline.verify import verify
 from pipeline.volume import Volume
 from tests.jobs import NM, SHAPE, Job, build, command, save, store_digest, tissue, tree, voxel_digest, voxels
+from tests.stores import KINDS, noise, write_volume
 
 KEYS = {"run", "slabs", "done", "quarantined", "not_restorable", "voxels_restored", "bytes_read", "bytes_written", "seconds", "output"}
 
@@ -337,3 +339,67 @@ def test_status_before_any_run(tmp_path: Path) -> None:
     save(tmp_path / "x.zarr", np.zeros((2, 64, 64), np.uint8), (1, 64, 64))
     with pytest.raises((PlanChangedError, InputError)):
         status(str(tmp_path / "x.zarr"))
+
+
+def test_a_run_that_is_kept_out_changes_nothing(job: Job) -> None:
+    job.run(output={"mode": "overlay"})
+    before = tree(job.folder / "out.zarr")
+    job.flags("3\n")
+    with StoreLock(str(job.folder / "out.zarr")), pytest.raises(StoreLockedError):
+        job.run(output={"mode": "volume"})
+    after = tree(job.folder / "out.zarr")
+    assert {k: v for k, v in after.items() if k != "zmend/lock"} == before
+
+
+def test_an_overlay_that_moved_on_must_be_merged_again(job: Job) -> None:
+    job.run()
+    job.flags("3\n")
+    job.run(output={"mode": "overlay"})
+    (failed,) = [c for c in verify(str(job.folder / "out.zarr"))["checks"] if c["name"] == "finished"]
+    assert "never merged: zmend merge" in failed["findings"][0]
+    remerge(str(job.folder / "out.zarr"))
+    check(job.folder / "out.zarr")
+
+
+@pytest.mark.parametrize("shape", [(5, 40, 70), (5, 1100, 64)])
+def test_the_default_slab_and_chunk_size_fit_any_volume(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    save(tmp_path / "raw.zarr", tissue((5, 64, 64))[:, :1, :1].repeat(shape[1], 1).repeat(shape[2], 2), (2, 64, 64))
+    (tmp_path / "flags.csv").write_text("2\n")
+    body = {"volume": {"path": "raw.zarr"}, "flags": "flags.csv", "output": {"path": "out.zarr"}, "recipe": {"restorer": "nearest"}}
+    (tmp_path / "zmend.yaml").write_text(json.dumps({**body, "site": {"workers": 0}}))
+    assert run(propose(load(tmp_path / "zmend.yaml")))["voxels_restored"] == shape[1] * shape[2]
+    (tmp_path / "zmend.yaml").write_text(json.dumps({**body, "site": {"workers": 0, "slab_px": 16}}))
+    run(propose(load(tmp_path / "zmend.yaml")))
+    check(tmp_path / "out.zarr")
+
+
+def test_addresses_of_local_files(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(job.folder))
+    job.run("~/tilde.zarr", flags=f"file://{job.folder}/flags.csv", volume={"path": f"file://{job.raw}"})
+    check(job.folder / "tilde.zarr")
+    job.run(f"file://{job.folder}/url.zarr")
+    check(job.folder / "url.zarr")
+    assert not (job.folder / "~").exists()
+    assert not (job.folder / "file:").exists()
+
+
+def test_a_pyramid_of_no_whole_factors_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    kind = next(k for k in KINDS if k.name == "ome05")
+    uri = write_volume(tmp_path / "raw.zarr", kind, [noise((6, 96, 96)), noise((6, 64, 64))], steps=[(1, 1.5, 1.5)])
+    (tmp_path / "flags.csv").write_text("2\n")
+    body = {"volume": {"path": uri}, "flags": str(tmp_path / "flags.csv"), "output": {"path": str(tmp_path / "out.zarr")}, "recipe": {"restorer": "linear"}}
+    with pytest.raises(InputError, match="not level 0 by whole factors"):
+        propose(validate(body))
+    assert not (tmp_path / "out.zarr").exists()
+
+
+def test_ctrl_c_while_merging_stops_and_can_go_on(job: Job) -> None:
+    stop = Stop()
+
+    def once(event: dict) -> None:
+        stop.requested = stop.requested or event["kind"] == "merge"
+
+    with pytest.raises(Interrupted, match="stopped while merging"):
+        run(propose(job.load()), on_event=once, stop=stop)
+    job.run()
+    check(job.folder / "out.zarr")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.box import Box
+from pipeline.recipe import digest
 from pipeline.store import open_labels, open_overlay
 from pipeline.verify import verify
 from pipeline.volume import Volume
@@ -25,14 +27,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 
 @pytest.fixture
-def job(finished: Job, tmp_path: Path) -> Job:
-    """A copy that a test may spoil. Times are kept and links stay links, as in a store that was never moved."""
-    shutil.rmtree(tmp_path)
-    os.system(f"cp -a {finished.folder} {tmp_path}")
-    out = tmp_path / "out.zarr"
-    for text in (out / "zarr.json", *(out / "zmend/plans").iterdir(), *(out / "zmend/flags").iterdir()):
-        text.write_text(text.read_text().replace(str(finished.folder), str(tmp_path)))  # point the copy at its own source
-    return Job(tmp_path, finished.truth, finished.damaged, finished.flagged)
+def job(finished: Job, tmp_path: Path) -> Iterator[Job]:
+    """A finished store that a test may spoil: afterwards all of it is put back, times and links included."""
+    kept = tmp_path / "kept"
+    subprocess.run(["cp", "-a", finished.folder, kept], check=True)
+    yield finished
+    shutil.rmtree(finished.folder)
+    subprocess.run(["cp", "-a", kept, finished.folder], check=True)
 
 
 def failed(job: Job, **kw: int) -> set[str]:
@@ -142,7 +143,8 @@ def test_a_replay_with_other_results(job: Job) -> None:
     overlay = open_overlay(str(job.folder / "out.zarr"))
     written = overlay.write(Box(start, stop), overlay.read(Box(start, stop)) ^ 1)
     record["chunks"][0][2] = written.sha256
-    path.write_text(json.dumps(record))
+    del record["digest"]
+    path.write_text(json.dumps({**record, "digest": digest(record)}))
     assert "replay" not in failed(job)
     assert "replay" in failed(job, replay=100)
 
@@ -158,3 +160,46 @@ def test_the_command_ends_with_5_and_words(job: Job) -> None:
     document = json.loads(command("verify", "out.zarr", "--json", cwd=job.folder).communicate(timeout=120)[0])
     assert document["ok"] is False
     assert {"ok", "checks", "voxels_changed_outside_mask"} <= set(document)
+
+
+@pytest.mark.parametrize("text", ["", "not json", "{}", '{"slab": "x"}'])
+def test_a_record_that_cannot_be_read(job: Job, text: str) -> None:
+    records(job)[0].write_text(text)
+    found = verify(str(job.folder / "out.zarr"))
+    finished = next(c for c in found["checks"] if c["name"] == "finished")
+    assert "a record cannot be trusted" in finished["findings"][0]
+    job.run()  # it is put aside, and its slab is done again
+    assert not failed(job, replay=100)
+
+
+@pytest.mark.parametrize("key", ["seed", "inputs_sha256", "flags", "restorer", "status", "left", "write"])
+def test_an_edited_record(job: Job, key: str) -> None:
+    path = records(job)[0]
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, key: "edited"}))
+    assert "finished" in failed(job)
+
+
+@pytest.mark.parametrize("name", ["zmend/merge.json", "zarr.json", "zmend/plans/*.json", "zmend/flags/*.csv", "0/zarr.json"])
+@pytest.mark.parametrize("text", [None, "garbage"])
+def test_documents_that_were_lost_or_spoiled(job: Job, name: str, text: str | None) -> None:
+    (path, *_) = (job.folder / "out.zarr").glob(name)
+    path.write_text(text) if text else path.unlink()
+    process = command("verify", "out.zarr", "--json", cwd=job.folder)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 5, err
+    assert json.loads(out)["ok"] is False
+
+
+def test_a_plan_with_an_edited_box(job: Job) -> None:
+    (path, *_) = (job.folder / "out.zarr/zmend/plans").iterdir()
+    path.write_text(path.read_text().replace("[1, 0, 0]", "[1, 0, 128]", 1))
+    assert "structure" in failed(job)
+
+
+def test_chunks_that_were_deleted_are_made_again(job: Job) -> None:
+    for array in ("zmend/overlay/c", "labels/synthetic/0/c"):
+        next(p for p in (job.folder / "out.zarr" / array).rglob("*") if p.is_file()).unlink()
+    assert failed(job)
+    job.run()
+    assert not failed(job, replay=100)
