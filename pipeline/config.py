@@ -90,7 +90,8 @@ def check(document: dict[str, Any], name: str = "zmend.yaml") -> Config:
     try:
         return Config.model_validate(document)
     except ValidationError as e:
-        first = e.errors()[0]
+        # A misspelt key also makes its right spelling missing: say the first, which tells more.
+        first = min(e.errors(), key=lambda error: error["type"] != "extra_forbidden")
         where = f"{name}, {'.'.join(str(p) for p in first['loc'])}"
         more = f" (and {e.error_count() - 1} more)" if e.error_count() > 1 else ""
         raise ConfigError(*_what(first, more), where=where, do=_remedy(first)) from e

@@ -257,6 +257,22 @@ def mean_under(fine: Voxels, step: ZYX) -> Voxels:
     return ((2 * total + count) // (2 * count)).astype(fine.dtype)
 
 
+def audit(source: Volume, out: str, level: int, box: Box) -> tuple[int, int]:
+    """How many voxels, and how many labels, of `box` of a coarser level are not what they must be.
+
+    A label must be the most telling one under it; a voxel the mean of the finer merged level where that label says
+    that something under it is synthetic, else the source's. Computed anew from the mended level's labels.
+    """
+    this = _levels(source, out)[level]
+    under = _footprint(box, this.ratio, this.extent)
+    ranks = np.full(box.shape, 255, np.uint8)
+    if under.size:
+        ranks[_coarser(under, this.ratio).within(box)] = rank_under(open_labels(out).read(under), under, this.ratio)
+    voxels = _coarse(this, box, ranks < 3) if (ranks < 3).any() else this.source.read(box)
+    wrong = this.out.read(box) != voxels, open_labels(out, level).read(box) != ranks + np.uint8(1)
+    return int(wrong[0].sum()), int(wrong[1].sum())
+
+
 # --- rewriting
 
 

@@ -173,7 +173,7 @@ def _make(path: str, recipe: Recipe, voxel_nm: NM | None, threads: int) -> Resto
     try:
         made: Restorer = kind(**settings, **recipe.options)
     except (ValueError, TypeError, OSError) as e:
-        if voxel_nm is None:
+        if voxel_nm is None and isinstance(e, TypeError):  # None where three numbers are needed
             raise _unknown_voxel_size(path) from e
         raise RestorerError(
             "the restorer refuses the recipe",

@@ -21,10 +21,10 @@ from pipeline.errors import PlanChangedError, VolumeError, ZmendError
 from pipeline.flags import flagged
 from pipeline.job import current_plan, open_job
 from pipeline.lock import holder
-from pipeline.merge import read_merge, source_manifest
+from pipeline.merge import audit, read_merge, source_manifest
 from pipeline.plan import Plan, Slab
 from pipeline.slab import Job, chunks, compute
-from pipeline.store import open_labels, open_merged, read_attrs
+from pipeline.store import open_merged, read_attrs
 from pipeline.volume import Volume
 
 SHOWN = 5  # findings named per check; the rest is counted
@@ -298,22 +298,16 @@ def _identity(merged: Volume, job: Job, threads: int, tally: Counter[str]) -> Ch
 
 
 def _pyramid(out: str, job: Job, threads: int) -> Check:
-    """At coarser levels too, voxels with nothing synthetic under them are the source's."""
+    """Coarser levels, voxels and labels, are what the mended level makes of them, and the source's elsewhere."""
     check, coarser = Check("pyramid"), job.source.pyramid()[1:]
-    for i, source in enumerate(coarser, start=1):
-        made, marks, whole = Volume.open(out, level=i), open_labels(out, i), Box.of(source.shape)
-
-        def look(
-            cell: Box, made: Volume = made, marks: Volume = marks, source: Volume = source, whole: Box = whole
-        ) -> int:
-            box = cell & whole
-            kept = np.isin(marks.read(box), (ORIGINAL, LEFT))
-            return int(((source.read(box) != made.read(box)) & kept).sum())
-
-        with ThreadPoolExecutor(threads) as pool:
-            changed = sum(pool.map(look, whole.cells(_coarse_grain(source))))
-        check.findings += [f"{changed} voxels outside the mask differ from the source at level {i}"] if changed else []
-    check.detail = f"{len(coarser)} coarser levels"
+    with ThreadPoolExecutor(threads) as pool:
+        for i, source in enumerate(coarser, start=1):
+            whole = Box.of(source.shape)
+            boxes = [cell & whole for cell in whole.cells(_coarse_grain(source))]
+            wrong = list(pool.map(lambda box, i=i: audit(job.source, out, i, box), boxes))
+            for what, count in (("voxels", sum(w[0] for w in wrong)), ("labels", sum(w[1] for w in wrong))):
+                check.findings += [f"{count} {what} of level {i} are not what is under them"] if count else []
+    check.detail = f"{len(coarser)} coarser levels computed anew"
     return check
 
 

@@ -41,6 +41,7 @@ def test_urls_and_absolute_paths_stay_as_they_are(tmp_path: Path) -> None:
     ("change", "what", "where", "do"),
     [
         ({"volum": {}}, "unknown key 'volum'", "zmend.yaml, volum", "did you mean 'volume'?"),
+        ({"flags": "x", "outptu": {"path": "x"}, "output": None}, "unknown key 'outptu'", "outptu", "did you mean 'output'?"),
         ({"recipe": {"step": 4}}, "unknown key 'step'", "zmend.yaml, recipe.step", "did you mean 'steps'?"),
         ({"site": {"gpu": 4}}, "unknown key 'gpu'", "site.gpu", "known keys here: attempts, kind"),
         ({"recipe": {"steps": "many"}}, "'steps' is 'many'", "recipe.steps", "mend the value"),
