@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from pipeline.box import ZYX, Box
-from pipeline.flags import Flag, Flags
+from pipeline.flags import Flag, Flags, meet
 from pipeline.recipe import digest
 from pipeline.restorer import Needs
 
@@ -95,10 +96,12 @@ def cut(flags: Flags, geometry: Geometry) -> Iterator[Piece]:
     edge = (1, geometry.cell[1], geometry.cell[2])
     whole = Box.of(geometry.shape)
     for z0, z1 in flags.runs():
-        members = [f for f in flags.touching(whole.with_z(z0, z1)) if f.restorable]
+        deep = geometry.reach[0]
+        around = flags.touching((whole.with_z(z0 - deep, z1 + deep)) & whole)  # all that a slab of this run can see
+        members = [f for f in around if f.restorable and f.box.start[0] < z1 and z0 < f.box.stop[0]]
         for at in sorted(_cells(members, edge, geometry)):
             lateral = Box((0, at[0], at[1]), (geometry.shape[0], at[0] + edge[1], at[1] + edge[2])) & whole
-            yield from _pieces(lateral, members, flags, geometry)
+            yield from _pieces(lateral, members, around, geometry)
 
 
 def _cells(members: Iterable[Flag], edge: ZYX, geometry: Geometry) -> set[tuple[int, int]]:
@@ -107,7 +110,7 @@ def _cells(members: Iterable[Flag], edge: ZYX, geometry: Geometry) -> set[tuple[
     return {(c.start[1], c.start[2]) for (y0, x0), (y1, x1) in flat for c in Box((0, y0, x0), (1, y1, x1)).cells(edge)}
 
 
-def _pieces(lateral: Box, members: list[Flag], flags: Flags, geometry: Geometry) -> Iterator[Piece]:
+def _pieces(lateral: Box, members: list[Flag], seen: Sequence[Flag], geometry: Geometry) -> Iterator[Piece]:
     _, ry, rx = geometry.reach
     around = lateral.grow(0, ry, rx)
     near = [f for f in members if f.whole or (f.box & around).size]
@@ -117,7 +120,7 @@ def _pieces(lateral: Box, members: list[Flag], flags: Flags, geometry: Geometry)
             for start in range(z0, z1, geometry.cell[0]):
                 write = lateral.with_z(start, min(z1, start + geometry.cell[0]))
                 read = geometry.read_box(write, chain)
-                yield Piece(write, read, flags.touching(read))
+                yield Piece(write, read, tuple(f for f in seen if meet(f.box, read)))
 
 
 def sections(flags: Iterable[Flag]) -> list[int]:
@@ -190,11 +193,11 @@ def totals(pieces: Iterable[Piece], geometry: Geometry, chunk: ZYX, itemsize: in
         count += 1
         flagged = _flagged_voxels(p)
         voxels += flagged
-        read += (p.read.aligned(chunk) & Box.of(geometry.shape)).size * itemsize
+        read += _chunked(p.read, chunk, geometry.shape) * itemsize
         write += flagged * (itemsize + 1)  # the restored voxel and its label
-        block = p.write.aligned(chunk) & Box.of(geometry.shape)
+        block = _chunked(p.write, chunk, geometry.shape)
         layers = range(p.write.start[0] // chunk[0], -(-p.write.stop[0] // chunk[0]))
-        touched.update(((layer, p.write.start[1:]), block.size // len(layers)) for layer in layers)
+        touched.update(((layer, p.write.start[1:]), block // len(layers)) for layer in layers)
         memory = max(memory, p.read.size * (itemsize + 3) + p.write.size * (itemsize + 2))
     n = geometry.needs
     batch = n.batch * (n.max_gap + 2 * n.context) * (n.tile + 2 * n.halo) ** 2 * 4 * 8
@@ -209,16 +212,27 @@ def totals(pieces: Iterable[Piece], geometry: Geometry, chunk: ZYX, itemsize: in
     }
 
 
+def _chunked(box: Box, chunk: ZYX, shape: ZYX) -> int:
+    """Voxels of the whole chunks under a box. The lateral part repeats for every section, so it is remembered."""
+    z0, z1 = box.start[0] // chunk[0] * chunk[0], min(-(-box.stop[0] // chunk[0]) * chunk[0], shape[0])
+    return (z1 - z0) * _chunked_area(box.start[1:], box.stop[1:], chunk[1:], shape[1:])
+
+
+@lru_cache(maxsize=65536)
+def _chunked_area(start: tuple[int, ...], stop: tuple[int, ...], chunk: tuple[int, ...], shape: tuple[int, ...]) -> int:
+    spans = zip(start, stop, chunk, shape, strict=True)
+    y, x = (min(-(-b // c) * c, n) - a // c * c for a, b, c, n in spans)
+    return y * x
+
+
 def _flagged_voxels(piece: Piece) -> int:
-    mine = [f for f in piece.flags if f.restorable and (f.box & piece.write).size]
-    area = piece.write.size // piece.write.shape[0]
-    if len(mine) == 1 and mine[0].whole:
-        return piece.write.size
-    total = 0
-    for z in range(piece.write.start[0], piece.write.stop[0]):
-        layer = piece.write.with_z(z, z + 1)
-        total += min(area, sum((f.box & layer).size for f in mine))
-    return total
+    first, last = piece.write.start[0], piece.write.stop[0]
+    area = piece.write.size // (last - first)
+    mine = [f for f in piece.flags if f.restorable and f.box.start[0] < last and first < f.box.stop[0]]
+    if all(f.whole for f in mine):
+        return area * len({z for f in mine for z in range(max(first, f.box.start[0]), min(last, f.box.stop[0]))})
+    layers = (piece.write.with_z(z, z + 1) for z in range(first, last))
+    return sum(min(area, sum((f.box & layer).size for f in mine)) for layer in layers)
 
 
 def not_restorable(flags: Flags, geometry: Geometry) -> list[dict[str, Any]]:
