@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,3 +76,15 @@ def test_the_toy_would_notice(job: Job, reference: str, monkeypatch: pytest.Monk
     monkeypatch.setattr("tests.toys.Textured.halo", 0)
     job.run("blind.zarr", recipe={"restorer": TOY})
     assert voxel_digest(job.folder / "blind.zarr") != reference
+
+
+def test_the_weights_that_ship_keep_the_promise_too(tmp_path: Path) -> None:
+    """Bit for bit, with one or two torch threads, whole or cut in the middle of tiles."""
+    job = build(tmp_path, (10, 300, 280))
+    job.flags("z_start,z_stop,class,y_start,y_stop,x_start,x_stop\n4,5,missing,,,,\n7,8,crack,230,290,100,280\n")
+    recipe = {"restorer": "diffusion", "steps": 2}
+    digests = set()
+    for number, site in enumerate(({"workers": 0, "slab_px": "whole", "threads": 2}, {"workers": 2, "slab_px": 128})):
+        job.run(f"{number}.zarr", recipe=recipe, site=site)
+        digests.add(voxel_digest(tmp_path / f"{number}.zarr"))
+    assert len(digests) == 1
