@@ -26,7 +26,7 @@ COUNTED = ("wall_s", "cpu_s", "read_mb", "written_mb", "peak_mb")
 
 
 def measure() -> dict[str, Any]:
-    """Rounds of both; returns medians of each quantity and zmend's share of the peer's."""
+    """Rounds of both; returns medians of each quantity and how many times zmend's the peer's is."""
     with tempfile.TemporaryDirectory() as folder:
         _make(Path(folder))
         runs: dict[str, list[dict[str, float]]] = {"zmend": [], "map_overlap": []}

@@ -51,8 +51,7 @@ class Embedding(nn.Module):
         self.voxel = nn.Linear(2, width) if voxel else None
 
     def forward(self, log_sigma: Tensor, voxel: Tensor) -> Tensor:
-        """log_sigma (B, D), voxel (B, 2) = log2 of (section, lateral) voxel size over the reference -> (B, D, width).
-        """
+        """log_sigma (B, D), voxel (B, 2) = log2 of (section, lateral) voxel size over reference -> (B, D, width)."""
         phase = log_sigma[..., None] * self.frequencies  # (B, D, F)
         x = self.first(torch.cat([phase.sin(), phase.cos()], -1))
         if self.voxel is not None:

@@ -144,6 +144,7 @@ def export(path: Path, tensors: Mapping[str, Tensor], card: Card) -> Card:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".partial")
     save_file({k: v.detach().float().cpu().contiguous() for k, v in tensors.items()}, part)
+    part.chmod(0o644)  # safetensors makes it private; others on a cluster must read it
     card = replace(card, sha256=sha256_of(part))
     part.replace(path)
     card.write(path.with_suffix(".json"))

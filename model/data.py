@@ -6,9 +6,10 @@ A batch is a pure function of (seed, step), so an interrupted training resumes w
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ class Part:
     """A stretch of one stack that may be trained on."""
 
     name: str  # stack name, as in manifest.json
-    sections: tuple[int, int]  # half-open z range
+    sections: tuple[int, int | None]  # half-open z range; None: to the end
     rows: tuple[int, int | None] = (0, None)  # half-open y range
     share: float = 1.0  # relative number of crops drawn from it
     isotropic: bool = False  # FIB-SEM: every 4th slice along any axis makes a stack with known truth between
@@ -66,18 +67,41 @@ class Batch:
         return Batch(self.sections[items], self.known[items], self.targets, self.voxel_nm[items])
 
 
-def load(folder: Path, parts: Sequence[Part] = TRAINING) -> list[Stack]:
-    """Read the parts from `folder` (manifest.json and npz files)."""
-    manifest = json.loads((folder / "manifest.json").read_text())
+def load(folder: Path, parts: Sequence[Part] | None = None) -> list[Stack]:
+    """Read the parts (default: `parts_of` the manifest) from `folder`. Raises ValueError.
+
+    The folder holds npz files, each with an array `raw`, uint8 (Z, H, W), and a manifest.json that says of each
+    {name: {"file", "voxel_zyx_nm", "licence"}}.
+    """
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise ValueError(f"there is no {path}: --data names a folder with manifest.json and npz files")
+    manifest = json.loads(path.read_text())
     stacks = []
-    for part in parts:
+    for part in parts if parts is not None else parts_of(manifest):
         entry = manifest[part.name]
         z, y = part.sections, part.rows
         with np.load(folder / entry["file"]) as arrays:
             raw = arrays["raw"][z[0] : z[1], y[0] : y[1]]
         size = entry["voxel_zyx_nm"]
-        stacks.append(Stack(part, np.ascontiguousarray(raw), (size[0], size[1], size[2]), entry["licence"]))
+        licence = entry.get("licence", "not stated")
+        stacks.append(Stack(part, np.ascontiguousarray(raw), (size[0], size[1], size[2]), licence))
     return stacks
+
+
+def parts_of(manifest: Mapping[str, Mapping[str, Any]]) -> list[Part]:
+    """What to train on: the stacks behind the shipped weights, where all of them are there, else every stack whose
+    "use" (if it says one) begins with "train"; "sections": [first, last) limits one.
+    """
+    if {p.name for p in TRAINING} <= set(manifest):
+        return list(TRAINING)
+    used = {n: e for n, e in manifest.items() if str(e.get("use", "train")).startswith("train")}
+    if not used:
+        raise ValueError('manifest.json names no stack to train on: give each an entry with "file" and "voxel_zyx_nm"')
+    return [
+        Part(name, tuple(e.get("sections", (0, None))), isotropic=len(set(e["voxel_zyx_nm"])) == 1)
+        for name, e in used.items()
+    ]
 
 
 def batch(stacks: Sequence[Stack], *, seed: int, step: int, size: int, crop: int) -> Batch:

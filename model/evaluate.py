@@ -1,6 +1,6 @@
 """Evaluation on held-out real sections, always beside the simple methods.
 
-    python -m model.evaluate --data ../shared/data --weights model/weights/default.safetensors --out .train/eval
+    zmend evaluate --data DATA --weights default --out OUT
 
 Each of vnc_stack1 z 14-18 is left out in turn and restored from its neighbours (two a side where they exist). Writes
 metrics.json, metrics.md and picture.png. Nothing is fitted on the test sections: the membrane classifier is trained on
@@ -217,7 +217,7 @@ def _parser() -> argparse.ArgumentParser:
         "model.evaluate", description="Compare the restorer with simple methods on real sections."
     )
     parser.add_argument(
-        "--data", type=Path, default=Path("../shared/data"), help="folder of manifest.json and its npz files"
+        "--data", type=Path, required=True, help="folder of manifest.json and the npz files it names (vnc_stack1)"
     )
     parser.add_argument("--weights", default="default", help="shipped name or path of a .safetensors file")
     parser.add_argument(

@@ -1,7 +1,7 @@
 """Training: resumable segments under a time budget; deterministic for a seed on one kind of CPU.
 
-    python -m model.train --data ../shared/data --state .train/cpu --steps 5000 --minutes 9    # again and again until
-    done python -m model.train --state .train/cpu --export model/weights/default.safetensors
+    zmend train --data DATA --state STATE --minutes 9         # again and again until it returns 0
+    zmend train --state STATE --data DATA --minutes 0 --export mine.safetensors
 
 State is one safetensors file (weights, their moving average, the optimizer's moments) with the step in its metadata;
 nothing is ever unpickled. A batch depends on (seed, step) alone, so a resumed run continues with the bits it would have
@@ -32,12 +32,7 @@ from model.network import PRESETS, REFERENCE_NM, AnisoUNet3D, NetworkConfig
 
 log = logging.getLogger("model.train")
 
-LICENCE = (
-    "Trained on data with terms of its own: vnc_stack1 and vnc_stack2 are CC BY-NC-SA 3.0, and the ISBI-2012 stacks "
-    "are free for non-commercial segmentation software only. These two bind: use the weights non-commercially, share "
-    "alike, credit the authors named under data. FIB-25 (CC BY) asks for credit only. Train on your own data for any "
-    "other use."
-)
+Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,14 +180,25 @@ class Trainer:
         save_file(
             {k: v.contiguous() for k, v in tensors.items()},
             part,
-            {"done": str(self.done), "seconds": str(self.seconds)},
+            {"done": str(self.done), "seconds": str(self.seconds), "made_by": self._made_by()},
         )
         part.replace(path)
+
+    def _made_by(self) -> str:
+        """What must not change between segments: the card tells of it, and resumed batches depend on it."""
+        s = self.settings
+        stacks = [f"{t.part.name}{list(t.raw.shape)}" for t in self.stacks]
+        return f"batch {s.size}, crop {s.crop}, seed {s.seed}, data {stacks}, network {s.network.to_dict()}"
+
+    def _check_same(self, path: Path, said: str) -> None:
+        if said != self._made_by():
+            raise ValueError(f"{path} was trained with {said}: give the same, or another --state")
 
     def resume(self, path: Path) -> None:
         """Continue from a state that `save` wrote."""
         with safe_open(path, framework="pt", device=str(self.device)) as state:
             meta = state.metadata()
+            self._check_same(path, meta.get("made_by", self._made_by()))
             self.done, self.seconds = int(meta["done"]), float(meta["seconds"])
             for name, value in self.network.named_parameters():
                 self.average[name] = state.get_tensor(f"average.{name}")
@@ -236,6 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         dist.init_process_group("nccl" if options.device == "cuda" else "gloo")
     stacks = data.load(options.data)
     settings = Settings(PRESETS[options.preset], options.seed, options.steps, options.batch, options.crop)
+    _check_crop(settings, stacks)
     trainer = Trainer(settings, stacks, options.device)
     state = options.state / "state.safetensors"
     if state.exists():
@@ -248,27 +255,56 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if finished else 75
 
 
+def _check_crop(settings: Settings, stacks: Sequence[data.Stack]) -> None:
+    """Raises ValueError for crops that the network or a stack cannot give."""
+    stride, least = settings.network.stride, min(min(s.raw.shape[1:]) for s in stacks)
+    if settings.crop % stride or not 4 * stride <= settings.crop <= least:
+        raise ValueError(
+            f"--crop {settings.crop} must be a multiple of {stride}, at least {4 * stride}, "
+            f"and fit the smallest stack ({least} px)"
+        )
+
+
 def card_of(name: str, trainer: Trainer) -> Card:
     """The card of what a trainer has made; the file's sha256 and the metrics are filled in later."""
     s = trainer.settings
     sources = [
         {
             "name": t.part.name,
-            "sections": f"{t.part.sections[0]}-{t.part.sections[1] - 1}",
+            "sections": f"{t.part.sections[0]}-{t.part.sections[0] + t.raw.shape[0] - 1}",
             "rows": f"{t.part.rows[0]}-{t.part.rows[0] + t.raw.shape[1] - 1}",
             "licence": t.licence,
         }
         for t in trainer.stacks
     ]
+    terms = "; ".join(sorted({f"{t.part.name}: {t.licence}" for t in trainer.stacks}))
     training = {"steps": trainer.done, "batch": s.size, "crop": s.crop, "seed": s.seed,
                 "minutes": round(trainer.seconds / 60, 1), "device": trainer.device.type}  # fmt: skip
-    return Card(name, "", s.network.to_dict(), asdict(Sampler()), sources, LICENCE, training, stride=s.network.stride)
+    low, high = voxel_range(trainer.stacks)
+    return Card(
+        name, "", s.network.to_dict(), asdict(Sampler()), sources, f"The terms of the data bind these weights. {terms}",
+        training, low, high, stride=s.network.stride,
+    )  # fmt: skip
+
+
+def voxel_range(stacks: Sequence[data.Stack]) -> tuple[Triple, Triple]:
+    """Least and largest (z, y, x) voxel size that training covered, with a little to spare: lateral size is also
+    doubled in training, and an isotropic stack stands for sections four slices thick."""
+    thick = [s.voxel_nm[0] * (4 if s.part.isotropic else 1) for s in stacks]
+    fine = [s.voxel_nm[1] for s in stacks]
+    wide = [s.voxel_nm[1] * (1 if s.part.isotropic else 2) for s in stacks]
+    low, high = (0.875 * min(thick), 0.9 * min(fine)), (1.1 * max(thick), 1.1 * max(wide))
+    return (low[0], low[1], low[1]), (high[0], high[1], high[1])
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("model.train", description="Train a restorer; run again to continue.")
+    parser = argparse.ArgumentParser("zmend train", description="Train a restorer; run again to continue.")
     parser.add_argument(
-        "--data", type=Path, default=Path("../shared/data"), help="folder of manifest.json and its npz files"
+        "--data",
+        type=Path,
+        required=True,
+        help='folder of npz files (array `raw`, uint8, z y x) and manifest.json: {"mine": {"file": "mine.npz", '
+        '"voxel_zyx_nm": [45, 4.6, 4.6], "licence": "..."}}',
     )
     parser.add_argument("--state", type=Path, default=Path(".train/cpu"), help="folder of the resumable state")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="cpu")

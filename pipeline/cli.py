@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from pipeline.errors import Interrupted, UnfitError, UsageError, VerifyError, ZmendError
+from pipeline.errors import InputError, Interrupted, UnfitError, UsageError, VerifyError, ZmendError
 
 EXIT_CODES = """\b
 Exit codes: 0 ok · 1 bug · 2 usage · 3 invalid config or input · 4 finished with quarantined slabs
@@ -224,7 +224,7 @@ def verify(store: str, replay: int, seed: int, as_json: bool) -> None:
         raise VerifyError(
             f"verification failed: {', '.join(failed)}",
             where=store,
-            do="do not use this store; make doubtful slabs again: zmend run zmend.yaml --redo SLAB",
+            do="do not use it; the same zmend run mends lost chunks, and with --redo SLAB it makes a slab anew",
         )
 
 
@@ -282,7 +282,11 @@ def _model_command(name: str, module: str, text: str) -> None:
             raise UnfitError(
                 f"{module} cannot be imported", why=str(e), do="install torch: pip install torch==2.13.0"
             ) from e
-        raise SystemExit(main(list(args)))
+        try:
+            code = main(list(args))
+        except (ValueError, KeyError, FileNotFoundError) as e:
+            raise InputError(f"{name}: {e}", do=f"see zmend {name} --help") from e
+        raise SystemExit(code)
 
 
 _model_command("train", "model.train", "Train a restorer on your own stacks (zmend train --help).")

@@ -168,7 +168,7 @@ def _make(path: str, recipe: Recipe, voxel_nm: NM | None, threads: int) -> Resto
             f"there is no restorer '{recipe.restorer}'",
             where="recipe.restorer",
             why=str(e),
-            do=f"use one of {', '.join(sorted(BUILT_IN))}, or module:Class of your own",
+            do=f"use one of {', '.join(sorted(BUILT_IN))}, or module:Class of your own (on PYTHONPATH)",
         ) from e
     try:
         made: Restorer = kind(**settings, **recipe.options)

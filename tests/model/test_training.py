@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from model import data, train
-from model.checkpoint import load_network, read_card
+from model.checkpoint import load_network, locate, read_card
 from tests.model.tiny import TINY
 
 
@@ -66,16 +66,58 @@ def test_the_rate_warms_up_and_falls_to_nothing() -> None:
     assert rates == pytest.approx([1e-5, 1e-3, 1e-3, 5e-4, 0])
 
 
-def test_the_command_trains_resumes_and_exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train.data, "load", lambda folder: synthetic())
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """Somebody's own stacks, one to train on and one to keep for testing."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    raw = synthetic()[0].raw
+    np.savez(folder / "mine.npz", raw=raw)
+    np.savez(folder / "kept.npz", raw=raw)
+    entry = {"voxel_zyx_nm": [40, 8, 8], "licence": "mine, all rights"}
+    stacks = {"mine": {"file": "mine.npz", **entry}, "kept": {"file": "kept.npz", "use": "test", **entry}}
+    (folder / "manifest.json").write_text(json.dumps(stacks))
+    return folder
+
+
+def test_own_stacks_train_resume_and_export_with_a_true_card(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(train.PRESETS, "cpu", TINY)  # type: ignore[misc]
-    common = ["--state", str(tmp_path / "s"), "--steps", "2", "--batch", "2", "--crop", "32"]
+    common = ["--data", str(own), "--state", str(own / "s"), "--steps", "2", "--batch", "2", "--crop", "32"]
     assert train.main([*common, "--minutes", "1"]) == 0
-    out = tmp_path / "w" / "mine.safetensors"
+    out = own / "w" / "mine.safetensors"
     assert train.main([*common, "--minutes", "0", "--export", str(out)]) == 0
     card = read_card(out)
     load_network(out, card)
-    assert card.name == "mine" and card.training["steps"] == 2 and card.data[0]["licence"] == "none"
+    depth = synthetic()[0].raw.shape[0]
+    assert [(d["name"], d["sections"], d["licence"]) for d in card.data] == [("mine", f"0-{depth - 1}", "mine, all rights")]
+    assert "mine, all rights" in card.licence
+    assert (card.training["steps"], card.training["batch"], card.training["crop"]) == (2, 2, 32)
+    assert (tuple(card.voxel_nm_min), tuple(card.voxel_nm_max)) == (pytest.approx((35, 7.2, 7.2)), pytest.approx((44, 17.6, 17.6)))
+    assert out.stat().st_mode & 0o044, "others may read the weights"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["--batch", "3"], "was trained with batch 2"),
+        (["--crop", "40"], "was trained with batch 2, crop 32"),
+        (["--crop", "30"], "--crop 30 must be a multiple of 8"),
+        (["--crop", "4000"], "fit the smallest stack"),
+        (["--data", "/nowhere"], "there is no /nowhere/manifest.json"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_words(own: Path, monkeypatch: pytest.MonkeyPatch, change: list[str], words: str) -> None:
+    monkeypatch.setitem(train.PRESETS, "cpu", TINY)  # type: ignore[misc]
+    common = ["--data", str(own), "--state", str(own / "s"), "--steps", "1", "--batch", "2", "--crop", "32"]
+    train.main([*common, "--minutes", "1"])
+    with pytest.raises(ValueError, match=words):
+        train.main([*common, *change])
+
+
+def test_the_shipped_range_of_voxel_sizes_is_what_its_stacks_cover(data_folder: Path) -> None:
+    low, high = train.voxel_range(data.load(data_folder))
+    card = read_card(locate("default"))
+    assert (low, high) == (pytest.approx(card.voxel_nm_min), pytest.approx(card.voxel_nm_max))
 
 
 # ---- data -----------------------------------------------------------------------------------------------------------
