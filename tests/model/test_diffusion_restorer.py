@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from model import metrics
-from model.checkpoint import SHIPPED, CheckpointError
+from model.checkpoint import CheckpointError
 from model.restorer import DiffusionRestorer, RestorerError, VoxelSizeError
 
 VNC = (47.5, 4.6, 4.6)
@@ -135,8 +135,6 @@ def test_damaged_weights_are_refused_at_the_first_restore(weights: Path) -> None
 
 @pytest.fixture(scope="module")
 def shipped() -> DiffusionRestorer:
-    if not (SHIPPED / "default.safetensors").exists():
-        pytest.skip("no weights are shipped yet")
     return DiffusionRestorer(voxel_nm=VNC)
 
 
