@@ -18,6 +18,8 @@ from pipeline.errors import InputError
 from pipeline.flagfile import dump
 from pipeline.job import propose
 from pipeline.phantom import damage, phantom
+from pipeline.recipe import Recipe
+from pipeline.restorer import load
 from pipeline.run import run
 from pipeline.store import open_labels, open_merged
 from pipeline.verify import verify
@@ -30,6 +32,7 @@ SHAPE, SEED, VOXEL_NM = (24, 384, 384), 7, (45.0, 4.6, 4.6)
 def demo(out: str, *, restorer: str, on_event: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Make the volumes under `out` and return errors against truth, the picture's path, and whether it verifies."""
     folder = Path(out)
+    load(Recipe.model_validate({"restorer": restorer}), VOXEL_NM)  # refuse before anything is made
     _clear(folder)
     truth = phantom(SHAPE, seed=SEED, voxel_nm=VOXEL_NM)
     damaged, rows, masks = damage(truth, seed=SEED)
