@@ -68,9 +68,29 @@ def adopt(out: str, source: Volume, *, mode: Mode) -> None:
     grid = {"chunks": overlay.chunks, "shards": overlay.grain if overlay.layout.index_at else None}
     _put_arrays(files, source, levels, grid)
     attributes = read_attrs(out) | _attributes(source, levels, said | {"source": _about(source)})
-    if attributes != read_attrs(out):
+    if attributes != read_attrs(out) or misdescribed(out, source):
+        _put_group(files / "labels", source.zarr_format, labels_attributes(_version(source), ["synthetic"]))
         _put_group(files / LABELS, source.zarr_format, _label_attributes(source, levels))
         _put_group(files, source.zarr_format, attributes)
+
+
+def misdescribed(out: str, source: Volume) -> list[str]:
+    """The groups of a store whose OME attributes are not what they must be for this source."""
+    levels = _document(Files(str(_local(out))) / "0") is not None
+    due = {
+        "": _attributes(source, levels, {}),
+        "labels": labels_attributes(_version(source), ["synthetic"]),
+        LABELS: _label_attributes(source, levels),
+    }
+    return [group or out for group, wanted in due.items() if not _holds(out, group, wanted)]
+
+
+def _holds(out: str, group: str, wanted: Json) -> bool:
+    try:
+        found = read_attrs(f"{out}/{group}" if group else out)
+    except VolumeError:
+        return False
+    return all(found.get(k) == json.loads(json.dumps(v)) for k, v in wanted.items() if k != "zmend")
 
 
 def open_overlay(out: str) -> Volume:

@@ -24,7 +24,7 @@ from pipeline.lock import holder
 from pipeline.merge import audit, read_merge, source_manifest
 from pipeline.plan import Plan, Slab
 from pipeline.slab import Job, chunks, compute
-from pipeline.store import open_merged, read_attrs
+from pipeline.store import misdescribed, open_merged, read_attrs
 from pipeline.volume import Volume
 
 SHOWN = 5  # findings named per check; the rest is counted
@@ -164,8 +164,9 @@ def _structure(out: str, job: Job, merged: Volume | None) -> Check:
     for name, array, dtype in arrays:
         if array.shape != source.shape or array.dtype != dtype:
             check.findings.append(f"{name} is {array.dtype} {array.shape}, the source {dtype} {source.shape}")
-    if "multiscales" not in str(read_attrs(out)):
-        check.findings.append("the group says nothing of its multiscales")
+    check.findings += [
+        f"the OME attributes of {group} are not what they must be" for group in misdescribed(out, source)
+    ]
     check.detail = f"{len(arrays)} arrays of {source.shape}"
     return check
 

@@ -203,3 +203,17 @@ def test_chunks_that_were_deleted_are_made_again(job: Job) -> None:
     assert failed(job)
     job.run()
     assert not failed(job, replay=100)
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [("zarr.json", "4.6", "9.2"), ("zarr.json", '"path": "0"', '"path": "zmend/overlay"'), ("labels/synthetic/zarr.json", '"label-value": 1', '"label-value": 9'),
+     ("labels/zarr.json", '"synthetic"', '"another"')],
+)  # fmt: skip
+def test_attributes_that_were_edited_are_found_and_put_right(job: Job, name: str, before: str, after: str) -> None:
+    path = job.folder / "out.zarr" / name
+    assert before in path.read_text()
+    path.write_text(path.read_text().replace(before, after))
+    assert "structure" in failed(job)
+    job.run()
+    assert not failed(job)
