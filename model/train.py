@@ -252,6 +252,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.export:
         export(options.export, trainer.average, card_of(options.export.stem, trainer))
         log.info("exported %s", options.export)
+    if not finished:
+        log.info("time is up at step %d of %d; the same command goes on", trainer.done, settings.steps)
     return 0 if finished else 75
 
 
@@ -309,7 +311,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--state", type=Path, default=Path(".train/cpu"), help="folder of the resumable state")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="cpu")
     parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--minutes", type=float, default=9.0, help="time budget of this segment; 0 = only export")
+    parser.add_argument("--minutes", type=float, default=9.0,
+        help="time budget of this segment (9); when it is up the exit code is 75: run again; 0 = only export")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--crop", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)

@@ -108,6 +108,8 @@ def _what(error: Any, more: str) -> tuple[str]:
 
 def _remedy(error: Any) -> str:
     parts = [str(p) for p in error["loc"]]
+    if "voxel_size_nm" in parts or "intensity" in parts:
+        return "give numbers in brackets: voxel_size_nm: [z, y, x], intensity: [black, white]"
     known = _keys(parts[:-1])
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(parts[-1], known, n=1)

@@ -30,7 +30,7 @@ from pipeline.errors import (
 from pipeline.job import Proposal, current_plan, install, make_store, open_job
 from pipeline.ledger import Ledger, sweep
 from pipeline.lock import StoreLock
-from pipeline.merge import forget_merge, merge
+from pipeline.merge import forget_merge, merge, read_merge, source_manifest
 from pipeline.plan import Plan, Slab
 from pipeline.slab import restore
 from pipeline.store import open_labels, open_overlay, update_attrs
@@ -69,6 +69,13 @@ def run(
         named = _named(redo, ledger)
         install(proposal)
         tell = _logged(out, run_id, config, on_event)
+        if _source_moved_on(proposal):
+            tell(
+                {
+                    "kind": "warning",
+                    "text": "chunks of the source changed since the last merge; if nobody meant that, stop",
+                }
+            )
         retired = _supersede(plan, ledger, out, run_id, named)
         todo = [s for s in plan.slabs if not ledger.has(s.id)]
         if todo or retired:
@@ -239,6 +246,12 @@ def _supersede(plan: Plan, ledger: Ledger, out: str, run_id: str, redo: set[str]
         ledger.finish_retiring(path, run_id)
     update_attrs(out, zmend={"head": plan.hash, "weights": plan.header["restorer"]["digest"]})
     return len(stale)
+
+
+def _source_moved_on(proposal: Proposal) -> bool:
+    """Whether the source's chunks are other than the last merge saw them."""
+    merged = read_merge(proposal.config.output.path)
+    return merged is not None and merged["source_manifest"] != source_manifest(proposal.source)
 
 
 def _whole(ledger: Ledger, slab_id: str, here: set[Box]) -> bool:

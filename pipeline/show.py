@@ -61,6 +61,8 @@ class Progress:
             err.print(
                 f"[yellow]slab {event['slab']}, attempt {event['attempt']}: {escape(event['error'].splitlines()[0])}[/]"
             )
+        elif kind == "warning":
+            err.print(f"[yellow]warning: {escape(event['text'])}[/]")
         elif kind == "merge":
             self.done, self.of = event["done"], event["of"]
             self._update("merge")

@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.job import current_plan
 from pipeline.ledger import Ledger
 from pipeline.lock import holder
+from pipeline.merge import read_merge
 from pipeline.plan import Plan
 
 
@@ -57,7 +58,12 @@ def status(out: str) -> dict[str, Any]:
     found = summarise(plan, ledger, began[-1] if began else "", out, Counter(), 0.0)
     waiting = len(plan.slabs) - found["done"] - found["quarantined"]
     keep = ("run", "slabs", "done", "quarantined", "not_restorable", "voxels_restored", "output", "plan")
-    return {**{k: found[k] for k in keep}, "pending": waiting, "locked": bool(holder(out))}
+    return {
+        **{k: found[k] for k in keep},
+        "pending": waiting,
+        "merged": read_merge(out) is not None,
+        "locked": bool(holder(out)),
+    }
 
 
 def environment() -> dict[str, Any]:

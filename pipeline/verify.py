@@ -80,7 +80,7 @@ def verify(
         "digests": lambda: _digests(records, job, threads, tally),
         "lineage": lambda: _lineage(plan, records, job),
     }
-    if merged is not None:
+    if merged is not None and read_merge(out) is not None:  # else it is no volume yet, which "finished" says
         steps["identity"] = lambda: _identity(merged, job, threads, tally)
         steps["pyramid"] = lambda: _pyramid(out, job, threads)
     if replay:
@@ -96,7 +96,7 @@ def verify(
         "plan": plan.hash,
         "slabs": len(plan.slabs),
         "voxels_compared": tally["compared"],
-        "voxels_changed_outside_mask": tally["changed"] if merged else None,
+        "voxels_changed_outside_mask": tally["changed"] if "identity" in steps else None,
         "voxels_synthetic": tally["synthetic"],
         "voxels_left": tally["left"],
         "replayed": min(replay, len(records)),
@@ -183,7 +183,8 @@ def _finished(out: str, plan: Plan, records: dict[str, Any], spoiled: list[str],
             check.findings.append("the overlay was never merged: zmend merge")
         elif merge["source_manifest"] != source_manifest(job.source):
             check.findings.append(
-                "chunks of the source differ from those merged: it was changed, or a linked chunk was written in place"
+                "chunks of the source differ from those merged: it was changed (then run again), or somebody wrote "
+                "a linked chunk of the output in place (then bring the source back from a copy first)"
             )
     check.detail = f"{len(records)} of {len(plan.slabs)} slabs"
     return check
