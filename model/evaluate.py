@@ -172,7 +172,11 @@ def load_vnc(
     folder: Path, sections: tuple[int, ...], rows: tuple[int, int] = (0, 1024)
 ) -> tuple[Scene, metrics.MembraneClassifier]:
     """vnc_stack1 and a classifier fitted to every other training section (rows above the validation rows)."""
-    manifest = json.loads((folder / "manifest.json").read_text())["vnc_stack1"]
+    path = folder / "manifest.json"
+    stacks = json.loads(path.read_text()) if path.is_file() else {}
+    if "vnc_stack1" not in stacks:
+        raise ValueError(f"the evaluation is made for the stack vnc_stack1, which {path} does not name")
+    manifest = stacks["vnc_stack1"]
     with np.load(folder / manifest["file"]) as arrays:
         raw, membranes = arrays["raw"].astype(np.float32) / np.float32(255), arrays["membranes"].astype(bool)
     classifier = metrics.MembraneClassifier.fit(list(raw[0:14:2, :832]), list(membranes[0:14:2, :832]))
