@@ -37,7 +37,7 @@ from pipeline.store import open_labels, open_overlay, update_attrs
 from pipeline.summary import environment, summarise
 
 OnEvent = Callable[[dict[str, Any]], None]
-WINDOW = 3  # slabs in flight per worker thread: enough that none waits for the driver, few enough to forget
+WINDOW = 3  # slabs in flight per worker: two at work, one waiting; a stop has no more than these to finish
 GO_ON = "run the same command again to go on"
 HOPELESS = 10  # failures without a single success: everything fails alike, so stop
 
@@ -203,7 +203,7 @@ def _dask(todo: Iterable[Slab], task: Task, site: Site, tell: OnEvent, stop: Sto
             done.add(client.submit(task, slab.row(), key=key, retries=0, pure=False))
 
         def refill() -> None:
-            while len(flying) < WINDOW * 2 * site.workers and not stop.requested:
+            while len(flying) < WINDOW * site.workers and not stop.requested:
                 slab = next(pending, None)
                 if slab is None:
                     return
