@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UnfitError, VolumeError
+from pipeline.files import Files
 from pipeline.recipe import digest
 
 SCHEMA = "zmend-record/1"
@@ -110,17 +111,10 @@ def create(path: Path, text: str) -> bool:
 
 
 def replace(path: Path, text: str) -> None:
-    """Write a file that replaces another at once."""
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.partial")
-    try:
-        with tmp.open("w") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-        tmp.replace(path)
-    finally:
-        tmp.unlink(missing_ok=True)
-    _sync(path.parent)
+    """Write a file that replaces another at once, and survives a power cut."""
+    files = Files(str(path.parent))
+    files.put(path.name, text.encode())
+    files.sync([path.name])
 
 
 def sweep(out: str) -> int:

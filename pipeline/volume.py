@@ -31,7 +31,6 @@ from pipeline.locate import layout_of, locate, node_at
 from pipeline.ome import ZYX_NAMES, Image, Json, Voxel, nm_text
 
 Voxels = NDArray[Any]  # uint8 or uint16, (z, y, x)
-METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 DAMAGE = (gzip.BadGzipFile,)  # an OSError that is no trouble with the disk or the network
 NOWHERE = 2**64 - 1  # what the index of a shard says of an inner chunk that is not there
 
