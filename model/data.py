@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
+import torch
+from torch import Tensor
 
-Floats = npt.NDArray[np.float32]
-Bools = npt.NDArray[np.bool_]
+from model.augment import Bools, Floats, contrast, damage, dihedral, elastic, optics
+from model.diffusion import Condition
+from model.network import REFERENCE_NM
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +40,10 @@ TRAINING = (
     Part("vnc_stack2_z00_09", (0, 10), share=3.0),
     Part("isbi2012_train", (0, 30), share=1.3),
     Part("isbi2012_test", (0, 30), share=1.3),
-    Part("fib25_train1", (0, 250), share=0.5, isotropic=True),
-    Part("fib25_train2", (0, 250), share=0.5, isotropic=True),
+    Part("fib25_train1", (0, 250), share=1.0, isotropic=True),
+    Part("fib25_train2", (0, 250), share=1.0, isotropic=True),
 )
+VALIDATION = (Part("vnc_stack1", (0, 14), VALIDATION_ROWS),)
 _FIB_STEP = 4  # slices of 10 nm a section of 40 nm
 
 
@@ -73,10 +76,7 @@ def load(folder: Path, parts: Sequence[Part] | None = None) -> list[Stack]:
     The folder holds npz files, each with an array `raw`, uint8 (Z, H, W), and a manifest.json that says of each
     {name: {"file", "voxel_zyx_nm", "licence"}}.
     """
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise ValueError(f"there is no {path}: --data names a folder with manifest.json and npz files")
-    manifest = json.loads(path.read_text())
+    manifest = read_manifest(folder)
     stacks = []
     for part in parts if parts is not None else parts_of(manifest):
         entry = manifest[part.name]
@@ -89,18 +89,41 @@ def load(folder: Path, parts: Sequence[Part] | None = None) -> list[Stack]:
     return stacks
 
 
-def parts_of(manifest: Mapping[str, Mapping[str, Any]]) -> list[Part]:
+def read_manifest(folder: Path) -> Mapping[str, Mapping[str, Any]]:
+    """What manifest.json says. Raises ValueError."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise ValueError(f"there is no {path}: --data names a folder with manifest.json and npz files")
+    manifest: Mapping[str, Mapping[str, Any]] = json.loads(path.read_text())
+    return manifest
+
+
+def parts_of(manifest: Mapping[str, Mapping[str, Any]], only: Sequence[str] = ()) -> list[Part]:
     """What to train on: the stacks behind the shipped weights, where all of them are there, else every stack whose
-    "use" (if it says one) begins with "train"; "sections": [first, last) limits one.
+    "use" (if it says one) begins with "train"; "sections": [first, last) limits one. `only` keeps the stacks named.
     """
-    if {p.name for p in TRAINING} <= set(manifest):
-        return list(TRAINING)
-    used = {n: e for n, e in manifest.items() if str(e.get("use", "train")).startswith("train")}
-    if not used:
+    if unknown := sorted(set(only) - set(manifest)):
+        raise ValueError(f"manifest.json names no stack {', '.join(unknown)}; it names {', '.join(sorted(manifest))}")
+    shipped = {p.name for p in TRAINING} <= set(manifest)
+    parts = [p for p in (TRAINING if shipped else _used(manifest, "train")) if not only or p.name in only]
+    if not parts:
         raise ValueError('manifest.json names no stack to train on: give each an entry with "file" and "voxel_zyx_nm"')
+    return parts
+
+
+def validation_of(manifest: Mapping[str, Mapping[str, Any]]) -> list[Part]:
+    """What early stopping looks at: rows kept from the shipped stacks, else the stacks whose "use" begins with
+    "validation"; none where there is none.
+    """
+    shipped = {p.name for p in TRAINING} <= set(manifest)
+    return list(VALIDATION) if shipped else _used(manifest, "validation")
+
+
+def _used(manifest: Mapping[str, Mapping[str, Any]], use: str) -> list[Part]:
     return [
         Part(name, tuple(e.get("sections", (0, None))), isotropic=len(set(e["voxel_zyx_nm"])) == 1)
-        for name, e in used.items()
+        for name, e in manifest.items()
+        if str(e.get("use", "train")).startswith(use)
     ]
 
 
@@ -124,6 +147,15 @@ def batch(stacks: Sequence[Stack], *, seed: int, step: int, size: int, crop: int
     )
 
 
+def condition_of(batch: Batch, device: torch.device) -> tuple[Condition, Tensor]:
+    """What the network may see of a batch, and the truth (B, 1, K, H, W)."""
+    sections = torch.from_numpy(batch.sections)[:, None].to(device)  # (B, 1, D, H, W)
+    known = torch.from_numpy(batch.known)[:, None].to(device).float()
+    voxel = torch.from_numpy(np.log2(batch.voxel_nm[:, [0, 2]] / np.array(REFERENCE_NM, np.float32))).to(device)
+    a, b = batch.targets
+    return Condition(sections * known, known, batch.targets, voxel), sections[:, :, a:b]
+
+
 def window(stack: Stack, depth: int, crop: int, rng: np.random.Generator) -> tuple[Floats, tuple[float, float, float]]:
     """A random crop (D, crop, crop) in [0, 1] with dihedral, z-flip, scale and contrast augmentation, and its voxel
     size.
@@ -139,61 +171,5 @@ def window(stack: Stack, depth: int, crop: int, rng: np.random.Generator) -> tup
     cut = raw[z : z + (depth - 1) * step + 1 : step, y : y + side, x : x + side].astype(np.float32) / np.float32(255)
     if scale == 2:
         cut = cut.reshape(depth, crop, 2, crop, 2).mean((2, 4), dtype=np.float32)
-    return contrast(dihedral(cut, rng), rng), (dz, dy * scale, dx * scale)
-
-
-def dihedral(cut: Floats, rng: np.random.Generator) -> Floats:
-    """One of the 8 symmetries of the square, and a z flip half of the time."""
-    cut = np.rot90(cut, int(rng.integers(4)), (1, 2))
-    if rng.random() < 0.5:
-        cut = cut[:, :, ::-1]
-    return np.ascontiguousarray(cut[::-1] if rng.random() < 0.5 else cut)
-
-
-def contrast(cut: Floats, rng: np.random.Generator) -> Floats:
-    """Gain and offset of the whole window (staining, microscope) and a little of each section (real steps)."""
-    depth = cut.shape[0]
-    gain = np.exp(rng.normal(0, 0.15)) * np.exp(rng.normal(0, 0.04, (depth, 1, 1)))
-    offset = rng.normal(0, 0.05) + rng.normal(0, 0.015, (depth, 1, 1))
-    mean = cut.mean()
-    return np.asarray(np.clip((cut - mean) * gain + mean + offset, 0, 1), np.float32)
-
-
-def damage(gap: int, crop: int, rng: np.random.Generator) -> Bools:
-    """Which target pixels are known, (K, crop, crop): none in three windows of four, else random holes in each section.
-
-    Only shapes are drawn; no artefact is simulated, because damaged pixels are hidden from the network anyway.
-    """
-    if rng.random() < 0.75:
-        return np.zeros((gap, crop, crop), bool)
-    return np.stack([_SHAPES[rng.integers(len(_SHAPES))](crop, rng) for _ in range(gap)])
-
-
-def _missing(crop: int, rng: np.random.Generator) -> Bools:
-    return np.zeros((crop, crop), bool)
-
-
-def _band(crop: int, rng: np.random.Generator) -> Bools:
-    """A fold or crack: a band of any direction is lost."""
-    return np.abs(_ramp(crop, rng)) > rng.uniform(0.03, 0.25) * crop
-
-
-def _side(crop: int, rng: np.random.Generator) -> Bools:
-    """A missing tile's edge: everything on one side is lost."""
-    return _ramp(crop, rng) > 0
-
-
-def _blobs(crop: int, rng: np.random.Generator) -> Bools:
-    """Contamination: smooth blobs are lost, 10-60 % of the area."""
-    field = ndimage.gaussian_filter(rng.standard_normal((crop, crop)), rng.uniform(4, 14), mode="wrap")
-    return np.asarray(field > np.quantile(field, rng.uniform(0.1, 0.6)))
-
-
-def _ramp(crop: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Signed distance in pixels from a random line near the middle."""
-    angle, shift = rng.uniform(0, 2 * np.pi), rng.normal(0, 0.2) * crop
-    at = np.arange(crop) - crop / 2
-    return np.asarray(np.cos(angle) * at[:, None] + np.sin(angle) * at[None, :] + shift)
-
-
-_SHAPES = (_missing, _band, _side, _blobs)
+    cut = elastic(dihedral(cut, rng), rng)
+    return optics(contrast(cut, rng), rng), (dz, dy * scale, dx * scale)

@@ -69,8 +69,9 @@ def evaluate(network: AnisoUNet3D, condition: Condition, noisy: Tensor, sigma: T
     kind = network.config.outputs
     blind = (s >= SIGMA_MAX) & (kind != "eps")  # the noise head alone cannot answer blind
     outputs = network(*_inputs(network, condition, noisy.masked_fill(blind, 0), sigma), condition.targets)
-    weight = torch.sigmoid(outputs.gate + 2 * torch.log(SIGMA_DATA / s))
-    if kind != "mjs":
+    prior = 2 * torch.log(SIGMA_DATA / s)
+    weight = torch.sigmoid(outputs.gate + prior if kind == "mjs" else prior.expand_as(outputs.gate))
+    if kind in ("eps", "x0"):
         weight = torch.full_like(weight, 1.0 if kind == "eps" else 0.0)
     weight = weight.masked_fill(blind, 0)  # nobody can tell noise that was not shown
     implied = (noisy - outputs.clean) / s

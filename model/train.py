@@ -11,7 +11,9 @@ had.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -27,8 +29,10 @@ from torch import Tensor, nn
 
 from model import data
 from model.checkpoint import Card, export
+from model.data import condition_of
 from model.diffusion import SIGMA_MAX, SIGMA_MIN, Condition, Estimate, LossWeights, Sampler, evaluate, loss
-from model.network import PRESETS, REFERENCE_NM, AnisoUNet3D, NetworkConfig
+from model.network import PRESETS, AnisoUNet3D, NetworkConfig
+from model.validation import Score, Validation
 
 log = logging.getLogger("model.train")
 
@@ -51,7 +55,9 @@ class Settings:
     average: float = 0.998  # moving average of the weights
     perturb: float = 0.1  # input perturbation gamma: x is built with eps + gamma xi (Ning et al., ICML 2023)
     rollout: float = 0.1  # share of steps whose input is the network's own output from a larger sigma
-    blind: float = 0.3  # share of windows at SIGMA_MAX, the sampler's one-step estimate
+    blind: float = 0.4  # share of windows at SIGMA_MAX, the sampler's one-step estimate
+    validate: int = 250  # steps between two looks at the validation stacks, if there are any
+    patience: int = 12  # looks without a better score after which training stops early
     bf16: bool = True  # autocast: about 4 times faster where the CPU or GPU has bfloat16 matrix units
     weights: LossWeights = field(default_factory=LossWeights)
 
@@ -62,27 +68,31 @@ def draw_sigma(rng: np.random.Generator, size: int, blind: float) -> np.ndarray:
     return np.where(rng.random(size) < blind, SIGMA_MAX, sigma).astype(np.float32)
 
 
-def condition_of(batch: data.Batch, device: torch.device) -> tuple[Condition, Tensor]:
-    """What the network may see of a batch, and the truth (B, 1, K, H, W)."""
-    sections = torch.from_numpy(batch.sections)[:, None].to(device)  # (B, 1, D, H, W)
-    known = torch.from_numpy(batch.known)[:, None].to(device).float()
-    voxel = torch.from_numpy(np.log2(batch.voxel_nm[:, [0, 2]] / np.array(REFERENCE_NM, np.float32))).to(device)
-    a, b = batch.targets
-    return Condition(sections * known, known, batch.targets, voxel), sections[:, :, a:b]
-
-
 class Trainer:
-    """Network, optimizer and moving average; `step` is a pure function of its state and the step number."""
+    """Network, optimizer and moving average; `step` is a pure function of its state and the step number.
 
-    def __init__(self, settings: Settings, stacks: Sequence[data.Stack], device: str = "cpu") -> None:
+    With validation stacks, `best` keeps the averaged weights that scored best, and training may stop early.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        stacks: Sequence[data.Stack],
+        device: str = "cpu",
+        validation: Sequence[data.Stack] = (),
+    ) -> None:
         self.settings, self.stacks, self.device = settings, stacks, torch.device(device)
         torch.manual_seed(settings.seed)
         network = AnisoUNet3D(settings.network).to(self.device)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = {k: v.detach().clone() for k, v in network.named_parameters()}
         self.optimizer = torch.optim.AdamW(network.parameters(), settings.rate, betas=(0.9, 0.99), weight_decay=1e-2)
+        self.best = dict(self.average)
+        self.best_score, self.best_step = -math.inf, 0
         self.done = 0
         self.seconds = 0.0
+        s = settings
+        self.validation = Validation(s.network, validation, s.crop, self.device) if validation else None
         together = dist.is_available() and dist.is_initialized()
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
 
@@ -142,6 +152,29 @@ class Trainer:
             for name, value in self.network.named_parameters():
                 self.average[name].lerp_(value, 1 - keep)
 
+    @property
+    def finished(self) -> bool:
+        """All steps are done, or the validation score has stopped rising."""
+        s, stale = self.settings, self.done - self.best_step
+        early = self.validation is not None and self.best_step > 0 and stale > s.patience * s.validate
+        return early or self.done >= s.steps
+
+    def validate(self) -> Score | None:
+        """Look at the validation stacks, where there are any and it is time to; keep the best weights."""
+        s = self.settings
+        if self.validation is None or self.rank or (self.done % s.validate and self.done < s.steps):
+            return None
+        score = self.validation.score(self.average, bf16=s.bf16)
+        if score.total > self.best_score:
+            self.best_score, self.best_step = score.total, self.done
+            self.best = {k: v.clone() for k, v in self.average.items()}
+        return score
+
+    @property
+    def result(self) -> dict[str, Tensor]:
+        """The weights to ship: the best ones where validation tells which, else the last average."""
+        return self.best if self.best_step else self.average
+
     def _share_gradient(self) -> None:
         """Mean of all processes' gradients, as one message."""
         grads = [p.grad for p in self.network.parameters() if p.grad is not None]
@@ -169,6 +202,8 @@ class Trainer:
     def save(self, path: Path) -> None:
         """Write the state beside `path`, then rename: a kill leaves the old state whole."""
         tensors = {f"average.{k}": v for k, v in self.average.items()}
+        if self.best_step:
+            tensors |= {f"best.{k}": v for k, v in self.best.items()}
         for name, value in self.network.named_parameters():
             tensors[f"network.{name}"] = value.detach()
             for key, moment in self.optimizer.state.get(value, {}).items():
@@ -180,7 +215,12 @@ class Trainer:
         save_file(
             {k: v.contiguous() for k, v in tensors.items()},
             part,
-            {"done": str(self.done), "seconds": str(self.seconds), "made_by": self._made_by()},
+            {
+                "done": str(self.done),
+                "seconds": str(self.seconds),
+                "made_by": self._made_by(),
+                "best": json.dumps([self.best_step, self.best_score if self.best_step else 0.0]),
+            },
         )
         part.replace(path)
 
@@ -200,8 +240,12 @@ class Trainer:
             meta = state.metadata()
             self._check_same(path, meta.get("made_by", self._made_by()))
             self.done, self.seconds = int(meta["done"]), float(meta["seconds"])
+            self.best_step, score = json.loads(meta.get("best", "[0, 0]"))
+            self.best_score = score if self.best_step else -math.inf
             for name, value in self.network.named_parameters():
                 self.average[name] = state.get_tensor(f"average.{name}")
+                if self.best_step:
+                    self.best[name] = state.get_tensor(f"best.{name}")
                 with torch.no_grad():
                     value.copy_(state.get_tensor(f"network.{name}"))
                 keys = [k for k in ("step", "exp_avg", "exp_avg_sq") if f"{k}.{name}" in state.keys()]  # noqa: SIM118
@@ -214,22 +258,38 @@ class Trainer:
 
 
 def run(trainer: Trainer, state: Path, minutes: float, clock: Callable[[], float] = time.monotonic) -> bool:
-    """Train until the steps or the minutes are over; save every two minutes. True when all steps are done."""
+    """Train until finished or out of minutes; save every two minutes. True when finished.
+
+    Beside the state: progress.jsonl, and pictures/ of what the validation windows look like.
+    """
     begin = saved = logged = clock()
     before, losses = trainer.seconds, list[float]()
-    while trainer.agree(trainer.done < trainer.settings.steps and clock() - begin < minutes * 60):
+    while trainer.agree(not trainer.finished and clock() - begin < minutes * 60):
         losses.append(trainer.step())
+        score = trainer.validate()
         now = clock()
         trainer.seconds = before + now - begin
-        if now - logged > 15 and not trainer.rank:
-            pace = len(losses) * trainer.settings.size / (now - logged)
-            log.info("step %d loss %.4f lr %.2e %.1f samples/s", trainer.done, np.mean(losses), trainer.rate(), pace)
+        if trainer.rank == 0 and (score or now - logged > 15):
+            pace = len(losses) * trainer.settings.size / max(now - logged, 1e-9)
+            _report(trainer, state.parent, float(np.mean(losses)), pace, score)
             logged, losses = now, []
         if now - saved > 120:
             trainer.save(state)
             saved = now
     trainer.save(state)
-    return trainer.done >= trainer.settings.steps
+    return trainer.finished
+
+
+def _report(trainer: Trainer, folder: Path, mean_loss: float, pace: float, score: Score | None) -> None:
+    """One line to the log and to progress.jsonl; a picture with every validation."""
+    line = {"step": trainer.done, "loss": round(mean_loss, 4), "rate": trainer.rate(), "windows_s": round(pace, 2)}
+    if score and trainer.validation:
+        line |= {"blind_db": round(score.blind, 3), "fine_db": round(score.fine, 3), "best_step": trainer.best_step}
+        trainer.validation.picture(folder / "pictures" / f"{trainer.done:06d}.png", bf16=trainer.settings.bf16)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "progress.jsonl").open("a") as out:
+        out.write(json.dumps(line) + "\n")
+    log.info(" ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -240,17 +300,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     if "WORLD_SIZE" in os.environ:  # started by torchrun: one process a GPU, or a CPU core
         dist.init_process_group("nccl" if options.device == "cuda" else "gloo")
-    stacks = data.load(options.data)
+    manifest = data.read_manifest(options.data)
+    stacks = data.load(options.data, data.parts_of(manifest, options.only))
+    kept = data.load(options.data, data.validation_of(manifest))
     settings = Settings(PRESETS[options.preset], options.seed, options.steps, options.batch, options.crop)
     _check_crop(settings, stacks)
-    trainer = Trainer(settings, stacks, options.device)
+    trainer = Trainer(settings, stacks, options.device, kept)
     state = options.state / "state.safetensors"
     if state.exists():
         trainer.resume(state)
         log.info("resumed at step %d", trainer.done)
     finished = True if options.minutes <= 0 else run(trainer, state, options.minutes)
     if options.export:
-        export(options.export, trainer.average, card_of(options.export.stem, trainer))
+        export(options.export, trainer.result, card_of(options.export.stem, trainer))
         log.info("exported %s", options.export)
     if not finished:
         log.info("time is up at step %d of %d; the same command goes on", trainer.done, settings.steps)
@@ -310,9 +372,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--state", type=Path, default=Path(".train/cpu"), help="folder of the resumable state")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="cpu")
+    parser.add_argument("--only", nargs="+", default=[], metavar="STACK", help="train on these stacks of the manifest")
     parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--minutes", type=float, default=9.0,
-        help="time budget of this segment (9); when it is up the exit code is 75: run again; 0 = only export")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=9.0,
+        help="time budget of this segment (9); when it is up the exit code is 75: run again; 0 = only export",
+    )
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--crop", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
