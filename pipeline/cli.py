@@ -268,29 +268,119 @@ def doctor(path: str, as_json: bool) -> None:
         raise SystemExit(7)
 
 
-def _model_command(name: str, module: str, text: str) -> None:
-    settings = {"ignore_unknown_options": True, "help_option_names": []}
+def _hand_over(verb: str, module: str, args: list[str]) -> int:
+    """The exit code of a command of the other package."""
+    import importlib
 
-    @cli.command(name, context_settings=settings, short_help=text.splitlines()[0], help=text)
-    @click.argument("args", nargs=-1, type=click.UNPROCESSED)
-    def command(args: tuple[str, ...]) -> None:
-        import importlib
-
-        try:
-            main = importlib.import_module(module).main  # by name: this package never imports the other
-        except ImportError as e:
-            raise UnfitError(
-                f"{module} cannot be imported", why=str(e), do="install torch: pip install torch==2.13.0"
-            ) from e
-        try:
-            code = main(list(args))
-        except (ValueError, KeyError, FileNotFoundError) as e:
-            raise InputError(f"{name}: {e}", do=f"see zmend {name} --help") from e
-        raise SystemExit(code)
+    try:
+        main: Callable[[list[str]], int] = importlib.import_module(module).main  # by name: never imported here
+    except ImportError as e:
+        raise UnfitError(
+            f"{module} cannot be imported", why=str(e), do="install torch: pip install torch==2.13.0"
+        ) from e
+    try:
+        return main(args)
+    except (ValueError, KeyError, FileNotFoundError) as e:
+        raise InputError(f"{verb}: {e}", do=f"see zmend {verb} --help") from e
 
 
-_model_command("train", "model.train", "Train a restorer on your own stacks (zmend train --help).")
-_model_command("evaluate", "model.evaluate", "Measure a restorer against truth and baselines (zmend evaluate --help).")
+def _train_help(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked and not ctx.resilient_parsing:
+        click.echo(f"{ctx.get_help()}\n\nThe options of the training itself:\n")
+        ctx.exit(_hand_over("train", "model.train", ["--help"]))
+
+
+FROM_VOLUME = {
+    "flags": "--flags", "level": "--level", "voxel_nm": "--voxel-size", "intensity": "--intensity",
+    "megavoxels": "--megavoxels", "licence": "--licence",
+}  # fmt: skip
+
+
+@cli.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.option("--data", help="Folder of npz files and manifest.json, to learn from stacks of your own.")
+@click.option("--volume", help="A volume to learn from: any Zarr that zmend reads. Nothing has to be labelled.")
+@click.option("--flags", help="Its flags: what they touch is not learnt from. Default: nothing is damaged.")
+@click.option("--level", type=click.IntRange(0), help="Level of the volume's pyramid. Default: 0.")
+@click.option(
+    "--voxel-size", "voxel_nm", type=float, nargs=3, metavar="Z Y X", help="In nm; for volumes that do not say."
+)
+@click.option("--intensity", type=float, nargs=2, metavar="BLACK WHITE", help="As in the recipe of zmend run.")
+@click.option(
+    "--megavoxels",
+    type=click.FloatRange(0, min_open=True),
+    help="How much is taken from the volume, into STATE/lessons. Default: 256.",
+)
+@click.option("--licence", metavar="TEXT", help="Terms of your data; they go into the card of the weights.")
+@click.option("--state", help="Folder of the lessons and of the resumable state.")
+@click.option("--crop", type=click.IntRange(1), default=128, show_default=True, help="Pixels a side of a window.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of lessons and of training.")
+@click.option("-h", "--help", is_flag=True, is_eager=True, expose_value=False, callback=_train_help)
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+def train(args: tuple[str, ...], data: str | None, volume: str | None, **asked: Any) -> None:
+    """Train a restorer on your own tissue; run again to continue, until it returns 0.
+
+    \b
+    zmend train --volume raw.zarr --flags flags.csv --state trained --minutes 60
+    zmend train --volume raw.zarr --flags flags.csv --state trained --minutes 0 --export mine.safetensors
+    zmend run zmend.yaml               with  recipe: {weights: mine.safetensors}
+    \b
+    zmend train --data stacks --state trained --steps 4000 --minutes 9
+    zmend train --data trained/lessons --state trained      goes on without the volume
+    \b
+    stacks/manifest.json: {"mine": {"file": "mine.npz", "voxel_zyx_nm": [45, 4.6, 4.6], "licence": "..."}}
+    stacks/mine.npz:      one array `raw`, uint8 (z, y, x)
+
+    From a volume, the restorer learns from the sections that no flag and no absent chunk touches.
+    """
+    if (data is None) == (volume is None):
+        raise UsageError(
+            "give --data or --volume, one of the two",
+            why="training learns from stacks in a folder, or from the intact sections of a volume",
+            do="zmend train --volume raw.zarr --flags flags.csv --state trained",
+        )
+    if data is not None:
+        if idle := [option for key, option in FROM_VOLUME.items() if asked[key] is not None]:
+            raise UsageError(
+                f"{idle[0]} goes with --volume", do="leave it out: manifest.json in --data says such things"
+            )
+    else:
+        data = _lessons(volume or "", asked)
+    common = [("--data", data), *((f"--{key}", asked[key]) for key in ("state", "crop", "seed"))]
+    known = [part for option, value in common if value is not None for part in (option, str(value))]
+    raise SystemExit(_hand_over("train", "model.train", [*known, *args]))
+
+
+def _lessons(volume: str, asked: dict[str, Any]) -> str:
+    """Take what is learnt from a volume, or find it taken; say so; return its folder."""
+    from pathlib import Path
+
+    from pipeline.lessons import Request, take
+
+    if asked["state"] is None:
+        raise UsageError("--volume needs --state", why="what is learnt is kept there", do="add  --state trained")
+    settings = {key: value for key, value in asked.items() if value is not None and key != "state"}
+    tenth = 0
+
+    def report(event: dict[str, Any]) -> None:
+        nonlocal tenth
+        if (now := int(10 * event["megavoxels"] / event["of"])) > tenth:
+            click.echo(f"lessons: {event['megavoxels']:.0f} of {event['of']:.0f} Mvoxels", err=True)
+            tenth = now
+
+    found = take(Request(volume, **settings), Path(asked["state"]), report)
+    text = f"lessons: {found['boxes']} boxes of intact sections, {found['voxels'] / 1e6:.1f} Mvoxels"
+    click.echo(f"{text}, {found['validation']} kept for validation: {found['folder']}", err=True)
+    return str(found["folder"])
+
+
+@cli.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    short_help="Measure a restorer against truth and baselines (zmend evaluate --help).",
+)
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+def evaluate(args: tuple[str, ...]) -> None:
+    """Measure a restorer against truth and baselines (zmend evaluate --help)."""
+    raise SystemExit(_hand_over("evaluate", "model.evaluate", list(args)))
 
 
 def _config(path: str) -> Any:
