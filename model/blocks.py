@@ -113,7 +113,8 @@ class ResidualBlock(nn.Module):
         """x (B, C, D, H, W), embedding (B, D, E) -> (B, C, D, H, W)."""
         scale, shift = self.film(embedding).movedim(-1, 1)[..., None, None].chunk(2, 1)  # each (B, C, D, 1, 1)
         h = self.norm2(self.asymmetric(F.silu(self.norm1(x))))
-        out: Tensor = x + self.second(F.silu(h * (1 + scale) + shift))
+        # A float32 stream halves what bfloat16 rounding makes two tilings differ by; training can do without
+        out: Tensor = (x if self.training else x.float()) + self.second(F.silu(h * (1 + scale) + shift))
         return out
 
 

@@ -47,6 +47,9 @@ class Card:
     tile: int = 256  # core edge in pixels
     halo: int = 64  # pixels around the core that the core's values may depend on
     stride: int = 16  # tile and halo are multiples of it
+    spread_scale: float = (
+        1.0  # multiplies the ensemble's spread, so that it is as wide as the errors on validation rows
+    )
     metrics: Mapping[str, Any] | None = None  # measured on held-out sections by `python -m model.evaluate`
     schema: str = SCHEMA
 

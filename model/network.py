@@ -168,10 +168,10 @@ class AnisoUNet3D(nn.Module):
         return F.interpolate(self.up[level](h), scale_factor=(1, 2, 2), mode="nearest")
 
     def _outputs(self, h: Tensor, pair: Tensor, flow: Tensor | None) -> Outputs:
-        maps = self.head(h).float()  # (B, 3*f*f, K, h, w)
-        noise, clean, gate = unshuffled(maps, self.config.unshuffle).chunk(3, 1)  # each (B, 1, K, H, W)
-        if self.alr is not None:
-            with torch.autocast(h.device.type, enabled=False):  # warps need float32 coordinates
+        with torch.autocast(h.device.type, enabled=False):  # bfloat16 would round a grey level to a half
+            maps = self.head(h.float())  # (B, 3*f*f, K, h, w)
+            noise, clean, gate = unshuffled(maps, self.config.unshuffle).chunk(3, 1)  # each (B, 1, K, H, W)
+            if self.alr is not None:
                 clean = self.alr(h.float(), clean, pair, flow)
         return Outputs(noise, clean, gate)
 

@@ -14,27 +14,31 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from model.checkpoint import Card, load_network, locate, read_card
 from model.noise import normal
+from model.sampler import Sampler, ensemble
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from model.diffusion import Sampler
     from model.network import AnisoUNet3D
 
-VERSION = 1  # of the code between the weights and a voxel; raise it whenever a voxel can change
+VERSION = 2  # of the code between the weights and a voxel; raise it whenever a voxel can change
 # For estimates only. Measured with the shipped weights, 4 steps, batch 1, one CPU thread with another busy beside it
 # (a tile of 256 px takes 1.6 to 3.2 s); a GPU is far faster.
 MPX_S = 0.03
 MEMORY_BYTES = 600 << 20
-_SAMPLER_OPTIONS = ("steps", "temperature", "texture", "structure", "warm", "finest")
+_SAMPLER_OPTIONS = tuple(f.name for f in fields(Sampler))
 _OPTIONS = ("weights", "seed", "voxel_nm", "batch", "threads", "device", *_SAMPLER_OPTIONS)
+
+_SMOOTH = 9  # pixels: the window over which the ensemble's variance is averaged
 
 Floats = npt.NDArray[np.float32]
 
@@ -62,7 +66,7 @@ class DiffusionRestorer:
         batch: int = 1,  # windows the network sees at once; smaller batches are padded to it
         threads: int = 0,  # CPU threads of torch; 0 = leave torch's default
         device: str = "auto",  # "auto" = CUDA if there is one, else the CPU
-        **options: float,  # temperature, texture, structure, warm, finest: see diffusion.Sampler
+        **options: float | str,  # temperature, texture, structure, warm, finest: see diffusion.Sampler
     ) -> None:
         unknown = sorted(set(options) - set(_SAMPLER_OPTIONS))
         if unknown:
@@ -74,7 +78,10 @@ class DiffusionRestorer:
         _check_voxel(self._card, voxel_nm)
         self._voxel_nm, self._seed, self._batch = voxel_nm, seed, batch
         self._threads, self._device = threads, device
-        self._sampler_values = {**self._card.sampler, **options, **({} if steps is None else {"steps": steps})}
+        try:
+            self._sampler = Sampler(**{**self._card.sampler, **options, **({} if steps is None else {"steps": steps})})
+        except (TypeError, ValueError) as error:
+            raise RestorerError(f"the sampler refuses its settings: {error}") from error
         self._network: AnisoUNet3D | None = None
 
     @property
@@ -83,14 +90,14 @@ class DiffusionRestorer:
         c = self._card
         return {
             "name": f"diffusion/{c.name}", "digest": self._digest(), "context": c.context, "max_gap": c.max_gap,
-            "tile": c.tile, "halo": c.halo, "stride": c.stride, "batch": self._batch, "one_sided": False,
-            "voxel_nm_min": list(c.voxel_nm_min), "voxel_nm_max": list(c.voxel_nm_max),
+            "tile": c.tile, "halo": c.halo, "stride": c.stride, "batch": self._batch,
+            "one_sided": False, "spread": True, "voxel_nm_min": list(c.voxel_nm_min), "voxel_nm_max": list(c.voxel_nm_max),
             "memory_bytes": MEMORY_BYTES, "mpx_s": MPX_S,
         }  # fmt: skip
 
     def _digest(self) -> str:
         """sha256 over the weights, the code's version and the sampler's settings."""
-        text = json.dumps([self._card.sha256, VERSION, self._sampler_values], sort_keys=True)
+        text = json.dumps([self._card.sha256, VERSION, asdict(self._sampler)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def restore(
@@ -104,15 +111,54 @@ class DiffusionRestorer:
         """
         _check_window(self._card, window, known, targets, origin)
         result = np.array(window, np.float32)
-        for start in range(0, len(window), self._batch):
-            part = slice(start, min(start + self._batch, len(window)))
-            result[part, targets[0] : targets[1]] = self._restore(window[part], known[part], targets, origin[part])
+        for part in self._batches(len(window)):
+            drawn = self._draw(window[part], known[part], targets, origin[part], self._sampler, 0)
+            result[part, targets[0] : targets[1]] = drawn
         return result
 
-    def _restore(
-        self, window: Floats, known: npt.NDArray[np.bool_], targets: tuple[int, int], origin: npt.NDArray[np.int64]
+    def restore_with_spread(
+        self,
+        window: Floats,
+        known: npt.NDArray[np.bool_],
+        targets: tuple[int, int],
+        origin: npt.NDArray[np.int64],
+        draws: int,
+    ) -> tuple[Floats, Floats]:
+        """What `restore` gives, bit for bit, and how far `draws` samples at temperature 1 lie apart.
+
+        The spread (B, D, H, W), in the units of the window, is the standard deviation over an ensemble whose members
+        differ in their noise alone (`diffusion.ensemble`), its variance averaged over 9 x 9 pixels because few draws
+        tell little about one pixel, times the card's `spread_scale`, which makes it as wide as the errors on validation
+        rows are. Zero where nothing was drawn.
+        """
+        if draws < 2:
+            raise RestorerError(f"{draws} draws have no spread: ask for 2 or more (8 is a good number)")
+        result, spread = self.restore(window, known, targets, origin), np.zeros(window.shape, np.float32)
+        for part in self._batches(len(window)):
+            members = np.stack([
+                self._draw(window[part], known[part], targets, origin[part], ensemble(self._sampler), stream)
+                for stream in range(1, draws + 1)
+            ])  # (draws, B, K, H, W)  # fmt: skip
+            variance = ndimage.uniform_filter(members.var(0, ddof=1), (0, 0, _SMOOTH, _SMOOTH), mode="nearest")
+            inside = ~known[part, targets[0] : targets[1]]
+            spread[part, targets[0] : targets[1]] = self._card.spread_scale * np.sqrt(variance.clip(0)) * inside
+        return result, spread
+
+    def _batches(self, count: int) -> list[slice]:
+        return [slice(start, min(start + self._batch, count)) for start in range(0, count, self._batch)]
+
+    def _draw(
+        self,
+        window: Floats,
+        known: npt.NDArray[np.bool_],
+        targets: tuple[int, int],
+        origin: npt.NDArray[np.int64],
+        sampler: Sampler,
+        stream: int,
     ) -> Floats:
-        """One batch, padded to the fixed size because the batch size changes the last bits of a convolution."""
+        """The targets (B, K, H, W) of one batch, padded to the fixed size because the batch size changes the last bits
+        of a convolution. `stream` tells the noise of ensemble members apart.
+        """
         count, missing = len(window), self._batch - len(window)
         clean = np.where(known, window, np.float32(0.5))  # poison in unknown voxels, NaN included, ends here
         clean = np.concatenate([clean, np.full((missing, *window.shape[1:]), 0.5, np.float32)])
@@ -121,12 +167,19 @@ class DiffusionRestorer:
 
         def noise(draw: int) -> Floats:
             size = (targets[1] - targets[0], *window.shape[2:])
-            return np.stack([normal((z + targets[0], y, x), size, seed=self._seed, draw=draw) for z, y, x in corners])
+            return np.stack([
+                normal((z + targets[0], y, x), size, seed=self._seed, stream=stream, draw=draw) for z, y, x in corners
+            ])  # fmt: skip
 
-        return self._sample(clean, shown, targets, noise)[:count]
+        return self._sample(clean, shown, targets, noise, sampler)[:count]
 
     def _sample(
-        self, clean: Floats, known: npt.NDArray[np.bool_], targets: tuple[int, int], noise: Callable[[int], Floats]
+        self,
+        clean: Floats,
+        known: npt.NDArray[np.bool_],
+        targets: tuple[int, int],
+        noise: Callable[[int], Floats],
+        sampler: Sampler,
     ) -> Floats:
         """(B, D, H, W) in [0, 1] -> the targets (B, K, H, W)."""
         import torch  # seconds: only when there is work
@@ -145,17 +198,11 @@ class DiffusionRestorer:
         shown = on_device(known.astype(np.float32))
         condition = Condition((2 * on_device(clean) - 1) * shown, shown, targets, size.to(device))
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=_has_bfloat16(device.type)):
-            out = sample(network, condition, lambda draw: on_device(noise(draw)), self._sampler())
+            out = sample(network, condition, lambda draw: on_device(noise(draw)), sampler)
         restored: Floats = (
             ((out[:, 0] + 1) / 2).clamp(0, 1).float().cpu().numpy()
         )  # NaN passes, for the pipeline to see
         return restored
-
-    def _sampler(self) -> Sampler:
-        from model.diffusion import Sampler
-
-        values: dict[str, Any] = dict(self._sampler_values)
-        return Sampler(**values)
 
     def _loaded(self) -> AnisoUNet3D:
         """The network, loaded and checked on first use."""

@@ -30,8 +30,10 @@ from torch import Tensor, nn
 from model import data
 from model.checkpoint import Card, export
 from model.data import condition_of
-from model.diffusion import SIGMA_MAX, SIGMA_MIN, Condition, Estimate, LossWeights, Sampler, evaluate, loss
+from model.diffusion import SIGMA_MIN, Condition, Estimate, evaluate
 from model.network import PRESETS, AnisoUNet3D, NetworkConfig
+from model.objective import LossWeights, loss
+from model.sampler import SIGMA_MAX, Sampler
 from model.validation import Score, Validation
 
 log = logging.getLogger("model.train")

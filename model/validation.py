@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from model import data
-from model.diffusion import SIGMA_MAX, Condition, evaluate
+from model.diffusion import Condition, evaluate
 from model.network import AnisoUNet3D, NetworkConfig
+from model.sampler import SIGMA_MAX
 
 FINE = 0.2  # noise level at which texture is looked at
 _SEED = 2**31 - 1  # no training run has it

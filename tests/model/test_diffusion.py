@@ -8,8 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import diffusion
-from model.diffusion import SIGMA_MAX, Condition, LossWeights, Sampler, evaluate, project, sample
+from model import diffusion, objective
+from model.diffusion import Condition, evaluate, project, sample
+from model.network import Outputs
+from model.objective import LossWeights
+from model.sampler import SCHEDULES, SIGMA_MAX, SOLVERS, STARTS, Sampler
 from tests.model.tiny import TINY, alive
 
 
@@ -22,8 +25,8 @@ def condition(known_part: bool = False, size: int = 32) -> Condition:
     return Condition(sections * known, known, (1, 2), torch.zeros(1, 2))
 
 
-def noise(draw: int) -> Tensor:
-    return torch.randn(1, 1, 1, 32, 32, generator=torch.Generator().manual_seed(draw))
+def noise(draw: int, size: int = 32) -> Tensor:
+    return torch.randn(1, 1, 1, size, size, generator=torch.Generator().manual_seed(draw))
 
 
 def test_the_joint_estimate_is_the_gated_mean_of_both_heads() -> None:
@@ -38,14 +41,16 @@ def test_the_joint_estimate_is_the_gated_mean_of_both_heads() -> None:
 @pytest.mark.parametrize(("outputs", "weight"), [("x0", 0.0), ("eps", 1.0)])
 def test_single_output_variants_use_that_head_alone(outputs: str, weight: float) -> None:
     with torch.no_grad():
-        e = evaluate(alive(replace(TINY, outputs=outputs)), condition(), torch.randn(1, 1, 1, 32, 32), torch.tensor([0.3]))
+        e = evaluate(
+            alive(replace(TINY, outputs=outputs)), condition(), torch.randn(1, 1, 1, 32, 32), torch.tensor([0.3])
+        )
     assert torch.equal(e.weight, torch.full_like(e.weight, weight))
 
 
 def test_the_joint_term_teaches_the_gate_alone() -> None:
     network, sigma, noisy = alive(), torch.tensor([0.3]), torch.randn(1, 1, 1, 32, 32)
     only = LossWeights(noise=0, clean=0, joint=1, charbonnier=0, ssim=0)
-    value = diffusion.loss(
+    value = objective.loss(
         evaluate(network, condition(), noisy, sigma), noisy, noisy, sigma, torch.zeros_like(noisy), only
     )
     value.backward()  # type: ignore[no-untyped-call]
@@ -83,11 +88,11 @@ def test_steps_are_network_evaluations(steps: int, monkeypatch: pytest.MonkeyPat
     def counted(network: object, c: Condition, noisy: Tensor, sigma: Tensor) -> diffusion.Estimate:
         levels.append(float(sigma[0]))
         zero = torch.zeros_like(noisy)
-        return diffusion.Estimate(zero, zero, zero, zero, diffusion.Outputs(zero, zero, zero))
+        return diffusion.Estimate(zero, zero, zero, zero, Outputs(zero, zero, zero))
 
     monkeypatch.setattr(diffusion, "evaluate", counted)
     sample(alive(), condition(), noise, Sampler(steps=steps))
-    assert len(levels) == steps and (levels[0] == SIGMA_MAX) == (steps == 1)
+    assert len(levels) == steps and levels[0] == SIGMA_MAX  # the bridge's start is one of them, blind
     assert levels == sorted(levels, reverse=True)
 
 
@@ -98,13 +103,14 @@ def test_levels_carry_the_wanted_amount_of_noise(monkeypatch: pytest.MonkeyPatch
     def perfect(network: object, c: Condition, noisy: Tensor, sigma: Tensor) -> diffusion.Estimate:
         given.append((float(sigma[0]), float(noisy.std()) / float(sigma[0])))
         zero = torch.zeros_like(noisy)
-        return diffusion.Estimate(zero, zero, zero, zero, diffusion.Outputs(zero, zero, zero))
+        return diffusion.Estimate(zero, zero, zero, zero, Outputs(zero, zero, zero))
 
     monkeypatch.setattr(diffusion, "evaluate", perfect)
-    sampler = Sampler(steps=5, temperature=0.3, texture=0.9, structure=0.8, warm=0.3, finest=0.1)
+    sampler = Sampler(steps=6, temperature=0.3, texture=0.9, structure=0.8, warm=0.3, finest=0.1)
     flat = condition()._replace(sections=torch.zeros(1, 1, 3, 32, 32))
     sample(alive(), flat, noise, sampler)
-    for sigma, amplitude in given:
+    assert len(given) == 6
+    for sigma, amplitude in given[1:]:  # the first is blind
         assert amplitude == pytest.approx(0.9 if sigma <= 0.3 else 0.3, rel=0.1)
 
 
@@ -122,34 +128,77 @@ def test_one_step_is_the_posterior_mean() -> None:
         assert torch.equal(sample(network, c, noise, Sampler(steps=1)), blind.clean)
 
 
-@pytest.mark.parametrize(("dy", "dx"), [(0, 0), (4, 0), (-4, 4)])
-def test_matching_finds_a_drift_and_interpolation_undoes_it(dy: int, dx: int) -> None:
-    torch.manual_seed(0)
-    tissue = torch.nn.functional.avg_pool2d(torch.rand(1, 1, 168, 168), 9, 1)  # (1, 1, 160, 160)
-    tissue = 4 * (tissue - tissue.mean())
-    moved = [tissue[..., 16 + s * dy : 144 + s * dy, 16 + s * dx : 144 + s * dx] for s in (-1, 0, 1)]
-    inner = (..., slice(32, 96), slice(32, 96))
-    drift = diffusion.match(moved[0], moved[2])[inner].mean((0, 2, 3))
-    assert drift.tolist() == pytest.approx([-dy, -dx], abs=1.8)
-    sections = torch.stack(moved, 2)
-    known = torch.ones_like(sections)
-    known[:, :, 1] = 0
-    made = diffusion.interpolate(Condition(sections * known, known, (1, 2), torch.zeros(1, 2)), 0.75)[:, :, 0]
-    error = (made - moved[1])[inner].square().mean()
-    copied = (moved[0] - moved[1])[inner].square().mean()
-    assert float(error) < 0.35 * float(copied) or (dy == dx == 0 and float(error) < 1e-3)
+@pytest.mark.parametrize("outputs", ["eps+x0", "mjs"])
+def test_the_joint_estimate_weighs_noise_more_as_it_fades(outputs: str) -> None:
+    network = alive(replace(TINY, outputs=outputs))
+    with torch.no_grad():
+        weights = [
+            evaluate(network, condition(), torch.randn(1, 1, 1, 32, 32), torch.tensor([s])).weight.mean()
+            for s in (2.0, 0.4, 0.05)
+        ]
+    assert weights == sorted(weights)
+    if outputs == "eps+x0":  # no learned gate: EDM's c_skip
+        assert float(weights[1]) == pytest.approx(0.5)
 
 
-def test_the_nearer_neighbour_weighs_more() -> None:
-    sections = torch.zeros(1, 1, 5, 32, 32)
-    sections[:, :, 4] = 1.0
-    known = torch.ones_like(sections)
-    known[:, :, 1:4] = 0
-    made = diffusion.interpolate(Condition(sections, known, (1, 4), torch.zeros(1, 2)), 0.75)
-    assert torch.allclose(made.mean((0, 1, 3, 4)), torch.tensor([0.25, 0.25, 0.75]), atol=1e-5)
+def gaussian_posterior(network: object, c: Condition, noisy: Tensor, sigma: Tensor) -> diffusion.Estimate:
+    """The exact denoiser of pixels that are N(0, 0.25) and independent."""
+    clean = noisy * 0.25 / (0.25 + sigma[:, None, None, None, None] ** 2)
+    return diffusion.Estimate(clean, clean, clean, clean, Outputs(clean, clean, clean))
 
 
-def test_ms_ssim_of_an_image_with_itself_is_one() -> None:
-    x = torch.rand(2, 1, 1, 64, 64)
-    assert torch.allclose(diffusion.ms_ssim(x, x), torch.ones(2), atol=1e-4)
-    assert bool((diffusion.ms_ssim(x, torch.rand(2, 1, 1, 64, 64)) < 0.5).all())
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_solver_draws_the_distribution_of_an_exact_denoiser(
+    solver: str, schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diffusion, "evaluate", gaussian_posterior)
+    flat = condition(size=96)._replace(sections=torch.zeros(1, 1, 3, 96, 96))
+    drawn = sample(alive(), flat, lambda d: noise(d, 96), Sampler(
+        steps=60, start="gaussian", solver=solver, schedule=schedule, temperature=1, texture=1, finest=0.01, detail=0,
+    ))  # fmt: skip
+    assert float(drawn.std()) == pytest.approx(0.5, rel=0.06)
+    assert abs(float(drawn.mean())) < 0.03
+
+
+def test_second_order_needs_fewer_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Error of the drawn spread against the exact 0.5, at equal cost."""
+    monkeypatch.setattr(diffusion, "evaluate", gaussian_posterior)
+    flat = condition(size=96)._replace(sections=torch.zeros(1, 1, 3, 96, 96))
+
+    def error(solver: str) -> float:
+        settings = Sampler(steps=25, start="gaussian", solver=solver, temperature=1, texture=1, finest=0.02, detail=0)
+        exact = 0.5 / (0.25 + SIGMA_MAX**2) ** 0.5 * SIGMA_MAX * noise(0, 96)  # the flow is linear here
+        return float((sample(alive(), flat, lambda d: noise(d, 96), settings) - exact).square().mean())
+
+    assert error("dpm++") < error("ddim") and error("heun") < error("ddim")
+
+
+def test_the_ancestral_solver_draws_new_noise_and_the_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diffusion, "evaluate", gaussian_posterior)
+    used: dict[str, int] = {}
+    for solver in SOLVERS:
+        seen: list[int] = []
+
+        def counted(draw: int, seen: list[int] = seen) -> Tensor:
+            seen.append(draw)
+            return noise(draw)
+
+        sample(alive(), condition(), counted, Sampler(steps=5, solver=solver, temperature=1, texture=1))
+        used[solver] = len(set(seen))
+    assert used == {"ddim": 1, "heun": 1, "dpm++": 1, "ddpm": 4}
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_every_start_keeps_known_pixels(start: str) -> None:
+    c = condition(known_part=True)
+    with torch.no_grad():
+        out = sample(alive(), c, noise, Sampler(steps=3, start=start, detail=1))
+    assert torch.equal(out[..., :16], c.target[..., :16])
+
+
+@pytest.mark.parametrize("wrong", [{"start": "guess"}, {"solver": "euler"}, {"schedule": "cosine"}])
+def test_unknown_settings_are_named(wrong: dict[str, str]) -> None:
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=f"{name} '{value}' is not one of"):
+        Sampler(**wrong)  # type: ignore[arg-type]

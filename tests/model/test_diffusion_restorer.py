@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from model import metrics
-from model.checkpoint import CheckpointError
+from model.checkpoint import CheckpointError, read_card
 from model.restorer import DiffusionRestorer, RestorerError, VoxelSizeError
 
 VNC = (47.5, 4.6, 4.6)
@@ -22,7 +23,9 @@ def made(weights: Path, **options: object) -> DiffusionRestorer:
     return DiffusionRestorer(weights=str(weights), voxel_nm=VNC, **options)  # type: ignore[arg-type]
 
 
-def windows(count: int = 2, depth: int = 4, targets: tuple[int, int] = (1, 2)) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def windows(
+    count: int = 2, depth: int = 4, targets: tuple[int, int] = (1, 2)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     window = rng.random((count, depth, SIZE, SIZE), np.float32)
     known = np.ones(window.shape, bool)
@@ -37,7 +40,9 @@ def test_importing_and_constructing_does_not_import_torch(weights: Path) -> None
         "print([m for m in ('torch', 'dask', 'zarr', 'click', 'pipeline') if m in sys.modules])"
     )
     root = Path(__file__).resolve().parents[2]
-    out = subprocess.run([sys.executable, "-c", code, str(weights)], capture_output=True, text=True, check=True, cwd=root)
+    out = subprocess.run(
+        [sys.executable, "-c", code, str(weights)], capture_output=True, text=True, check=True, cwd=root
+    )
     assert out.stdout.strip() == "[]"
 
 
@@ -47,7 +52,9 @@ def test_needs_are_plain_and_complete(weights: Path) -> None:
     assert {k: needs[k] for k in ("name", "context", "max_gap", "batch", "one_sided")} == {
         "name": "diffusion/tiny", "context": 2, "max_gap": 3, "batch": 3, "one_sided": False}  # fmt: skip
     assert len(str(needs["digest"])) == 64
-    assert int(str(needs["tile"])) % int(str(needs["stride"])) == int(str(needs["halo"])) % int(str(needs["stride"])) == 0
+    assert (
+        int(str(needs["tile"])) % int(str(needs["stride"])) == int(str(needs["halo"])) % int(str(needs["stride"])) == 0
+    )
 
 
 def test_the_digest_changes_with_what_changes_voxels(weights: Path) -> None:
@@ -62,7 +69,9 @@ def test_unknown_voxels_do_not_influence_the_result(weights: Path) -> None:
     restorer = made(weights)
     clean = restorer.restore(window, known, (1, 2), origin)
     for poison in (np.nan, np.inf, -1e30, 0.7):
-        assert np.array_equal(clean, restorer.restore(np.where(known, window, np.float32(poison)), known, (1, 2), origin))
+        assert np.array_equal(
+            clean, restorer.restore(np.where(known, window, np.float32(poison)), known, (1, 2), origin)
+        )
 
 
 def test_context_is_copied_and_known_pixels_are_projected(weights: Path) -> None:
@@ -118,6 +127,46 @@ def test_what_the_restorer_cannot_do_is_said(weights: Path) -> None:
         made(weights, batch=0)
 
 
+def test_the_spread_comes_beside_the_very_same_restoration(weights: Path) -> None:
+    window, known, origin = windows(2)
+    restorer = made(weights, batch=2)
+    result, spread = restorer.restore_with_spread(window, known, (1, 2), origin, 4)
+    assert np.array_equal(result, restorer.restore(window, known, (1, 2), origin))
+    assert spread.shape == window.shape and spread.dtype == np.float32 and np.isfinite(spread).all()
+    assert not spread[:, [0, 2, 3]].any() and not spread[:, 1][known[:, 1]].any()
+    assert (spread[:, 1][~known[:, 1]] > 0).all()
+
+
+def test_an_items_spread_does_not_depend_on_its_batch(weights: Path) -> None:
+    window, known, origin = windows(3)
+    restorer = made(weights, batch=2)
+    together = restorer.restore_with_spread(window, known, (1, 2), origin, 3)[1]
+    for i in range(3):
+        one = slice(i, i + 1)
+        alone = restorer.restore_with_spread(window[one], known[one], (1, 2), origin[one], 3)[1]
+        assert np.array_equal(together[i], alone[0])
+
+
+def test_the_cards_factor_scales_the_spread(weights: Path) -> None:
+    window, known, origin = windows(1)
+    before = made(weights).restore_with_spread(window, known, (1, 2), origin, 3)[1]
+    replace(read_card(weights), spread_scale=2.0).write(weights.with_suffix(".json"))
+    after = made(weights).restore_with_spread(window, known, (1, 2), origin, 3)[1]
+    assert np.allclose(after, 2 * before)
+
+
+def test_one_draw_has_no_spread(weights: Path) -> None:
+    window, known, origin = windows()
+    with pytest.raises(RestorerError, match="1 draws have no spread: ask for 2 or more"):
+        made(weights).restore_with_spread(window, known, (1, 2), origin, 1)
+
+
+@pytest.mark.parametrize("wrong", [{"start": "guess"}, {"solver": "euler"}])
+def test_a_wrong_sampler_setting_is_refused_before_anything_is_loaded(weights: Path, wrong: dict[str, str]) -> None:
+    with pytest.raises(RestorerError, match="the sampler refuses its settings: .* is not one of"):
+        made(weights, **wrong)
+
+
 def test_a_voxel_size_outside_the_training_range_is_refused_with_a_remedy(weights: Path) -> None:
     with pytest.raises(VoxelSizeError, match=r"voxel size \(40, 32, 32\) nm .* another resolution level"):
         DiffusionRestorer(weights=str(weights), voxel_nm=(40, 32, 32))
@@ -141,7 +190,9 @@ def shipped() -> DiffusionRestorer:
 def real(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Sections 14-18 of the test part, section 16 missing: (1, 5, size, size), and its membranes."""
     with np.load(folder / "vnc_stack1.npz") as arrays:
-        return arrays["raw"][None, 14:19, :size, :size] / np.float32(255), arrays["membranes"][16, :size, :size].astype(bool)
+        return arrays["raw"][None, 14:19, :size, :size] / np.float32(255), arrays["membranes"][16, :size, :size].astype(
+            bool
+        )
 
 
 def missing(window: np.ndarray) -> np.ndarray:
@@ -163,7 +214,9 @@ def test_two_tilings_agree_within_a_grey_level(shipped: DiffusionRestorer, data_
     assert np.abs(one[inner, inner] - two[other, other]).max() * 255 <= 1.0
 
 
-def test_the_default_output_beats_the_average_in_detail_and_membranes(shipped: DiffusionRestorer, data_folder: Path) -> None:
+def test_the_default_output_beats_the_average_in_detail_and_membranes(
+    shipped: DiffusionRestorer, data_folder: Path
+) -> None:
     window, membranes = real(data_folder, 320)
     with np.load(data_folder / "vnc_stack1.npz") as arrays:  # the classifier sees training sections only
         images, lines = (arrays[k][4:14:3, :512, :512] for k in ("raw", "membranes"))

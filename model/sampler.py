@@ -1,0 +1,61 @@
+"""Sampler: the settings of a draw. Free of torch, so that a wrong one is refused before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+SIGMA_MAX = 5.0  # twelve times the data's: x would hold no usable trace of the target, and is not shown
+STARTS = ("bridge", "match", "gaussian")
+SOLVERS = ("ddim", "ddpm", "heun", "dpm++")
+SCHEDULES = ("geometric", "karras")
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """How the targets are drawn: from where, through which noise levels, by which solver, how boldly.
+
+    Structure cold, texture warm: levels above `warm` carry noise of scale `temperature`, the others of scale `texture`.
+    """
+
+    steps: int = 4  # network evaluations in all; 1 = the blind one alone, the posterior mean
+    start: str = "bridge"  # "bridge": the sharpened posterior mean (one of the steps); "match": neighbours moved into
+    # place; "gaussian": noise alone, as in a textbook diffusion
+    solver: str = "ddim"  # "ddim", "ddpm" (ancestral), "heun" (second order, two evaluations a level), "dpm++" (2M)
+    schedule: str = "geometric"  # spacing of the levels; "karras": EDM's rho = 7
+    structure: float = 0.4  # first sigma after the start; "gaussian" begins at SIGMA_MAX instead
+    finest: float = 0.06  # last sigma
+    warm: float = 0.4  # sigma from which the texture is drawn
+    temperature: float = 0.5  # scale of the noise in the structure levels
+    texture: float = 1.2  # scale of the noise in the texture levels; above 1 because the network keeps too little of it
+    sharpen: float = 1.0  # how far the start's faded bands are raised to the neighbours' energy; 0 = not at all
+    detail: float = 0.0  # how far the result's finest band is brought to the neighbours' energy; 0 = not at all
+    share: float = 0.75  # of the nearer neighbour in "match": half and half would show every membrane twice
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("start", self.start, STARTS),
+            ("solver", self.solver, SOLVERS),
+            ("schedule", self.schedule, SCHEDULES),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} {value!r} is not one of {', '.join(allowed)}")
+
+    def levels(self) -> list[float]:
+        """Sigma of each level, falling. The evaluations add up to `steps`, the bridge's blind one among them."""
+        count = self.steps - (self.start == "bridge")
+        count = max((count + 1) // 2 if self.solver == "heun" else count, 1)  # the last level is first order
+        first, last = SIGMA_MAX if self.start == "gaussian" else self.structure, self.finest
+        power = 1 / 7 if self.schedule == "karras" else 0.0
+        at = [i / max(count - 1, 1) for i in range(count)]
+        if power:
+            return [(first**power + t * (last**power - first**power)) ** (1 / power) for t in at]
+        return [first * (last / first) ** t for t in at]
+
+    def scale(self, sigma: float) -> float:
+        """Of the noise that a level should carry."""
+        return self.texture if sigma <= self.warm * 1.0001 else self.temperature
+
+
+def ensemble(sampler: Sampler) -> Sampler:
+    """The sampler whose draws spread as widely as the truth may lie: from noise alone, at temperature 1."""
+    return replace(sampler, steps=max(sampler.steps, 6), start="gaussian", temperature=1.0, texture=1.0, detail=0.0)
