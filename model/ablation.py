@@ -30,7 +30,8 @@ from model.checkpoint import Card, export, load_network, read_card
 from model.diffusion import Sampler
 from model.metrics import MembraneClassifier
 from model.network import PRESETS, AnisoUNet3D
-from model.train import Trainer, card_of
+from model.train import card_of
+from model.trainer import Trainer
 from model.variants import VARIANTS, Budget, Variant
 
 log = logging.getLogger("model.ablation")

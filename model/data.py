@@ -111,12 +111,13 @@ def parts_of(manifest: Mapping[str, Mapping[str, Any]], only: Sequence[str] = ()
     return parts
 
 
-def validation_of(manifest: Mapping[str, Mapping[str, Any]]) -> list[Part]:
+def validation_of(manifest: Mapping[str, Mapping[str, Any]], only: Sequence[str] = ()) -> list[Part]:
     """What early stopping looks at: rows kept from the shipped stacks, else the stacks whose "use" begins with
-    "validation"; none where there is none.
+    "validation"; none where there is none. `only` keeps the stacks named: weights must owe nothing to other data.
     """
     shipped = {p.name for p in TRAINING} <= set(manifest)
-    return list(VALIDATION) if shipped else _used(manifest, "validation")
+    parts = VALIDATION if shipped else _used(manifest, "validation")
+    return [p for p in parts if not only or p.name in only]
 
 
 def _used(manifest: Mapping[str, Mapping[str, Any]], use: str) -> list[Part]:

@@ -37,7 +37,7 @@ from model.peernets import KINDS, Config, Peer
 log = logging.getLogger("model.peers")
 
 SCHEMA = "zmend-peer-1"
-_RATE, _WARMUP, _COOLDOWN, _CLIP, _AVERAGE = 1e-3, 100, 0.35, 1.0, 0.998  # as train.Settings has them
+_RATE, _WARMUP, _COOLDOWN, _CLIP, _AVERAGE = 1e-3, 100, 0.35, 1.0, 0.998  # as trainer.Settings has them
 _SAVE_S, _LOG_S = 120.0, 30.0
 
 Floats = npt.NDArray[np.float32]

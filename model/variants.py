@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from model.network import PRESETS
-from model.train import Settings
+from model.trainer import Settings
 
 _ENDLESS = 1 << 40  # steps; the minutes end it
 
@@ -18,7 +18,7 @@ class Variant:
 
     says: str
     network: Mapping[str, Any] = field(default_factory=dict)  # of NetworkConfig
-    settings: Mapping[str, Any] = field(default_factory=dict)  # of train.Settings
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of trainer.Settings
     sampler: Mapping[str, Any] = field(default_factory=dict)  # of Sampler
     mean: bool = True  # whether it has a posterior mean of its own
     against: str = "full"  # the variant that it differs from in one thing

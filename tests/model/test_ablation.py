@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from model import ablation, data, scenes, train
+from model import ablation, data, scenes
 from model.diffusion import Sampler
 from model.network import PRESETS, NetworkConfig
+from model.trainer import Trainer
 from model.variants import VARIANTS, Budget
 from tests.model.tiny import TINY
 
@@ -22,7 +23,7 @@ from tests.model.tiny import TINY
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A stack called as the evaluation wants it: tissue that drifts, with dark lines as membranes; a tiny network."""
-    monkeypatch.setitem(PRESETS, "cpu", TINY)  # type: ignore[misc]
+    monkeypatch.setitem(PRESETS, "cpu", TINY)
     rng = np.random.default_rng(0)
     field = ndimage.gaussian_filter(rng.standard_normal((72, 140)), 4)
     stack = np.stack([np.roll(field, 2 * z, 1)[:64, :64] for z in range(20)])
@@ -69,7 +70,7 @@ def test_what_is_there_is_not_done_again(folder: Path, monkeypatch: pytest.Monke
     def never(*_: object) -> None:
         raise AssertionError("done again")
 
-    monkeypatch.setattr(train.Trainer, "step", never)
+    monkeypatch.setattr(Trainer, "step", never)
     ablation.main(arguments(folder, "--only", "full", "steps-1"))
     again = json.loads((folder / "out" / "ablation.json").read_text())
     assert again["variants"]["full"] == first["variants"]["full"]
@@ -94,14 +95,14 @@ def test_what_cannot_be_run_is_refused_in_words(folder: Path, change: tuple[str,
 
 def test_an_interrupted_training_goes_on_where_it_was(folder: Path) -> None:
     stacks, budget, state = data.load(folder), Budget(6, None, size=2, crop=32), folder / "full.state"
-    straight = train.Trainer(budget.settings(VARIANTS["full"]), stacks)
+    straight = Trainer(budget.settings(VARIANTS["full"]), stacks)
     ablation.train(straight, budget, state)
     assert straight.done == 6
-    killed = train.Trainer(budget.settings(VARIANTS["full"]), stacks)
+    killed = Trainer(budget.settings(VARIANTS["full"]), stacks)
     ticks = iter([0.0, 50.0, 130.0])  # seconds; the save is due after the second step, then the clock dies
     with pytest.raises(StopIteration):
         ablation.train(killed, budget, state, clock=lambda: next(ticks))
-    resumed = train.Trainer(budget.settings(VARIANTS["full"]), stacks)
+    resumed = Trainer(budget.settings(VARIANTS["full"]), stacks)
     ablation.train(resumed, budget, state)
     assert resumed.done == 6 and resumed.seconds > 130
     assert all(np.array_equal(resumed.average[k], v) for k, v in straight.average.items())
@@ -109,7 +110,7 @@ def test_an_interrupted_training_goes_on_where_it_was(folder: Path) -> None:
 
 def test_minutes_end_a_training_with_the_rate_come_down(folder: Path) -> None:
     budget = Budget(None, 5.0, size=1, crop=32)
-    trainer = train.Trainer(budget.settings(VARIANTS["full"]), data.load(folder))
+    trainer = Trainer(budget.settings(VARIANTS["full"]), data.load(folder))
     ticks = count(step=30.0)
     ablation.train(trainer, budget, folder / "x.state", clock=lambda: float(next(ticks)))
     assert trainer.done == 10 == trainer.settings.steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from model import data, train
+from model import augment, data, train
 from model.checkpoint import load_network, locate, read_card
+from model.trainer import Settings, Trainer
+from model.validation import Score
 from tests.model.tiny import TINY
 
 
@@ -23,24 +26,24 @@ def synthetic(sections: int = 12) -> list[data.Stack]:
     return [data.Stack(part, raw.astype(np.uint8), (47.5, 4.6, 4.6), "none")]
 
 
-def settings(steps: int) -> train.Settings:
-    return train.Settings(network=TINY, steps=steps, size=4, crop=32, rate=3e-3, warmup=3, rollout=0.3, bf16=False)
+def settings(steps: int) -> Settings:
+    return Settings(network=TINY, steps=steps, size=4, crop=32, rate=3e-3, warmup=3, rollout=0.3, bf16=False)
 
 
 def test_twenty_steps_lower_the_loss() -> None:
-    trainer = train.Trainer(settings(40), synthetic())
+    trainer = Trainer(settings(40), synthetic())
     losses = [trainer.step() for _ in range(24)]
     assert np.mean(losses[-6:]) < 0.8 * np.mean(losses[:4])
 
 
 def test_an_interrupted_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    straight = train.Trainer(settings(6), synthetic())
+    straight = Trainer(settings(6), synthetic())
     for _ in range(6):
         straight.step()
     state = tmp_path / "state.safetensors"
     ticks = count(step=30.0)  # a clock that leaves time for three steps
-    assert not train.run(train.Trainer(settings(6), synthetic()), state, minutes=2.5, clock=lambda: next(ticks))
-    resumed = train.Trainer(settings(6), synthetic())
+    assert not train.run(Trainer(settings(6), synthetic()), state, minutes=2.5, clock=lambda: next(ticks))
+    resumed = Trainer(settings(6), synthetic())
     resumed.resume(state)
     assert 0 < resumed.done < 6
     while resumed.done < 6:
@@ -51,7 +54,7 @@ def test_an_interrupted_training_resumes_to_the_same_bits(tmp_path: Path) -> Non
 
 
 def test_a_gradient_that_is_not_finite_stops_the_training() -> None:
-    trainer = train.Trainer(settings(4), synthetic())
+    trainer = Trainer(settings(4), synthetic())
     with torch.no_grad():
         trainer.network.head.plane.weight.fill_(float("inf"))
     with pytest.raises(FloatingPointError, match="step 0: the gradient is not finite"):
@@ -59,7 +62,7 @@ def test_a_gradient_that_is_not_finite_stops_the_training() -> None:
 
 
 def test_the_rate_warms_up_and_falls_to_nothing() -> None:
-    trainer = train.Trainer(train.Settings(network=TINY, steps=1000, warmup=100, cooldown=0.5), synthetic())
+    trainer = Trainer(Settings(network=TINY, steps=1000, warmup=100, cooldown=0.5), synthetic())
     rates = []
     for trainer.done in (0, 99, 400, 750, 1000):
         rates.append(trainer.rate())
@@ -89,10 +92,15 @@ def test_own_stacks_train_resume_and_export_with_a_true_card(own: Path, monkeypa
     card = read_card(out)
     load_network(out, card)
     depth = synthetic()[0].raw.shape[0]
-    assert [(d["name"], d["sections"], d["licence"]) for d in card.data] == [("mine", f"0-{depth - 1}", "mine, all rights")]
+    assert [(d["name"], d["sections"], d["licence"]) for d in card.data] == [
+        ("mine", f"0-{depth - 1}", "mine, all rights")
+    ]
     assert "mine, all rights" in card.licence
     assert (card.training["steps"], card.training["batch"], card.training["crop"]) == (2, 2, 32)
-    assert (tuple(card.voxel_nm_min), tuple(card.voxel_nm_max)) == (pytest.approx((35, 7.2, 7.2)), pytest.approx((44, 17.6, 17.6)))
+    assert (tuple(card.voxel_nm_min), tuple(card.voxel_nm_max)) == (
+        pytest.approx((35, 7.2, 7.2)),
+        pytest.approx((44, 17.6, 17.6)),
+    )
     assert out.stat().st_mode & 0o044, "others may read the weights"
 
 
@@ -106,7 +114,9 @@ def test_own_stacks_train_resume_and_export_with_a_true_card(own: Path, monkeypa
         (["--data", "/nowhere"], "there is no /nowhere/manifest.json"),
     ],
 )
-def test_what_cannot_be_trained_is_refused_in_words(own: Path, monkeypatch: pytest.MonkeyPatch, change: list[str], words: str) -> None:
+def test_what_cannot_be_trained_is_refused_in_words(
+    own: Path, monkeypatch: pytest.MonkeyPatch, change: list[str], words: str
+) -> None:
     monkeypatch.setitem(train.PRESETS, "cpu", TINY)  # type: ignore[misc]
     common = ["--data", str(own), "--state", str(own / "s"), "--steps", "1", "--batch", "2", "--crop", "32"]
     train.main([*common, "--minutes", "1"])
@@ -174,3 +184,99 @@ def test_no_test_part_of_the_manifest_is_trained_on(data_folder: Path) -> None:
         if part.name == "vnc_stack1":
             assert part.sections == (0, 14) and part.rows[1] == data.VALIDATION_ROWS[0]
     assert not {"fib25_val_z000_239", "pinky_sample2"} & {p.name for p in data.TRAINING}
+
+
+# ---- validation -------------------------------------------------------------------------------------------------------
+
+
+def watched(steps: int, patience: int = 12) -> Trainer:
+    """A trainer with a validation stack, which looks every second step."""
+    return Trainer(replace(settings(steps), validate=2, patience=patience), synthetic(), "cpu", synthetic(9))
+
+
+def test_validation_scores_rise_with_training_and_the_best_weights_are_kept(tmp_path: Path) -> None:
+    trainer = watched(30)
+    assert train.run(trainer, tmp_path / "state.safetensors", minutes=5)
+    lines = [json.loads(line) for line in (tmp_path / "progress.jsonl").read_text().splitlines()]
+    scores = [line["blind_db"] for line in lines if "blind_db" in line]
+    assert len(scores) == 15 and max(scores[5:]) > scores[0] + 0.5
+    assert trainer.best_step == max(line["best_step"] for line in lines if "best_step" in line)
+    assert trainer.result is trainer.best
+    assert trainer.validation is not None
+    again = trainer.validation.score(trainer.result, bf16=False)
+    assert again.total == pytest.approx(trainer.best_score, abs=1e-6)
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 15
+
+
+def test_training_stops_when_the_score_stops_rising(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = watched(1000, patience=3)
+    scores = iter([1.0, 2.0, *[1.5] * 500])
+    assert trainer.validation is not None
+    monkeypatch.setattr(trainer.validation, "score", lambda *_, **__: Score(next(scores), 0.0))
+    assert train.run(trainer, tmp_path / "state.safetensors", minutes=5)
+    assert trainer.best_step == 4 and trainer.done == 4 + 3 * 2 + 1
+
+
+def test_the_best_weights_survive_an_interruption(tmp_path: Path) -> None:
+    first = watched(8)
+    while first.done < 4:
+        first.step()
+        first.validate()
+    first.save(tmp_path / "state.safetensors")
+    second = watched(8)
+    second.resume(tmp_path / "state.safetensors")
+    assert second.best_step == first.best_step > 0 and second.best_score == first.best_score
+    assert all(torch.equal(second.best[k], v) for k, v in first.best.items())
+
+
+def test_without_validation_stacks_the_last_average_is_the_result() -> None:
+    trainer = Trainer(settings(2), synthetic())
+    trainer.step()
+    assert trainer.validate() is None and trainer.result is trainer.average and not trainer.finished
+
+
+def test_named_stacks_alone_are_trained_and_validated_on() -> None:
+    manifest = {n: {"file": "x", "voxel_zyx_nm": [47, 4, 4]} for n in {p.name for p in data.TRAINING}}
+    assert {p.name for p in data.parts_of(manifest, ["fib25_train1"])} == {"fib25_train1"}
+    assert data.validation_of(manifest, ["fib25_train1"]) == []  # weights owe nothing to other data
+    assert data.validation_of(manifest) == list(data.VALIDATION)
+    with pytest.raises(ValueError, match="names no stack fib26; it names .*fib25_train1"):
+        data.parts_of(manifest, ["fib26"])
+
+
+def test_stacks_say_what_they_are_for() -> None:
+    manifest = {n: {"file": n, "voxel_zyx_nm": [47, 4, 4], "use": n} for n in ("train", "validation", "test")}
+    assert [p.name for p in data.parts_of(manifest)] == ["train"]
+    assert [p.name for p in data.validation_of(manifest)] == ["validation"]
+
+
+# ---- augmentation -----------------------------------------------------------------------------------------------------
+
+
+def grid(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((3, 64, 64), np.float32)
+
+
+def test_elastic_bends_all_sections_alike() -> None:
+    """Equal sections stay equal but for a shift of a pixel or two now and then; about half of the windows bend."""
+    same = np.repeat(grid()[:1], 3, 0)
+    bent = [augment.elastic(same, np.random.default_rng(s)) for s in range(60)]
+    changed = [b for b in bent if not np.array_equal(b, same)]
+    assert 15 < len(changed) < 45
+    assert sum(np.array_equal(b[0], b[2]) for b in changed) > len(changed) / 2
+    assert all(b.shape == same.shape and b.dtype == np.float32 for b in bent)
+
+
+def test_optics_blurs_some_and_adds_noise_to_some() -> None:
+    detail = [np.abs(np.diff(augment.optics(grid(), np.random.default_rng(s)), axis=2)).mean() for s in range(100)]
+    plain = np.abs(np.diff(grid(), axis=2)).mean()
+    assert 5 < sum(d < 0.98 * plain for d in detail) < 40
+    assert sum(abs(d - plain) < 1e-6 for d in detail) > 40
+    out = augment.optics(grid(), np.random.default_rng(3))
+    assert out.min() >= 0 and out.max() <= 1
+
+
+def test_some_windows_have_brightness_steps_that_anyone_sees() -> None:
+    flat = np.full((5, 32, 32), 0.5, np.float32)
+    steps = [np.ptp(augment.contrast(flat, np.random.default_rng(s)).mean((1, 2))) for s in range(200)]
+    assert 5 < sum(step > 0.08 for step in steps) < 60
