@@ -1,10 +1,11 @@
-"""Evaluation on held-out real sections, always beside the simple methods.
+"""Evaluation on held-out real sections, always beside the simple methods and the real section itself.
 
     zmend evaluate --data DATA --weights default --out OUT
+    zmend evaluate --data DATA --out OUT --tasks all --ensemble 8 --curve --halo --peers PEERS
 
-Each of vnc_stack1 z 14-18 is left out in turn and restored from its neighbours (two a side where they exist). Writes
-metrics.json, metrics.md and picture.png. Nothing is fitted on the test sections: the membrane classifier is trained on
-real training sections, the sampler's settings were chosen on validation rows.
+The tasks are those of `scenes`. Every method gets the same cases, in which nothing of the truth is left, and is scored
+on the voxels to restore alone. Nothing is fitted on test sections: the membrane classifier learned from real training
+sections, sampler settings are chosen on validation rows (`--curve`). Writes metrics.json, metrics.md and pictures.
 """
 
 from __future__ import annotations
@@ -12,177 +13,147 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
-from scipy import ndimage
 
-from model import metrics
+from model import calibration, figures, metrics, probes, report, scenes, segmentation, tally
+from model.baselines import baselines, constant, ours
 from model.checkpoint import load_network, locate, read_card
-from model.diffusion import Condition, Sampler, sample
-from model.network import REFERENCE_NM, AnisoUNet3D
-from model.noise import normal
+from model.diffusion import Sampler, ensemble
+from model.network import AnisoUNet3D
+from model.scenes import Case, Floats, Image, Method
 
 log = logging.getLogger("model.evaluate")
 
-Image = npt.NDArray[np.floating]
-Method = Callable[[Image, int], Image]  # stack (Z, H, W) in [0, 1] and the section left out -> that section
-COLUMNS = ("gain_db", "ncc", "ncc4", "ncc8", "power", "membrane_f1", "ssim", "frc_cutoff")
+REAL, LABELS, SAMPLE, MEAN = "real section", "human profiles, nearest section", "ours", "ours (posterior mean)"
+_QUICK = (2, 256)  # cases a task, pixels
+_MEMBER = 1000  # added to the seed for the first member of an ensemble
 
 
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """Sections to restore one at a time, and everything known about them."""
+@dataclass(slots=True)
+class Board:
+    """What the methods made of a task's cases so far."""
 
-    stack: Image  # (Z, H, W) float32 in [0, 1]
-    membranes: npt.NDArray[np.bool_]  # (Z, H, W)
-    sections: tuple[int, ...]  # left out in turn
-    voxel_nm: tuple[float, float, float]
-
-
-def baselines() -> dict[str, Method]:
-    """The methods that need no training. `constant` uses the neighbours' mean, never the truth's."""
-    return {
-        "constant": lambda s, z: np.full_like(s[z], (s[z - 1].mean() + s[z + 1].mean()) / 2),
-        "copy": lambda s, z: np.asarray(s[z - 1]),
-        "average": _average,
-        "average+blur": lambda s, z: ndimage.gaussian_filter(_average(s, z), 3),
-        "cubic": cubic,
-        "flow": flow,
-    }
+    rows: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # method -> a row a restored section
+    sums: dict[str, list[tally.Array]] = field(default_factory=dict)  # method -> tally.tally of each
+    wrong: dict[str, list[bool]] = field(default_factory=dict)  # method -> is this profile's link wrong
+    seconds: dict[str, list[float]] = field(default_factory=dict)  # method -> of each case
+    names: list[str] = field(default_factory=list)  # of the restored sections
+    images: dict[str, Floats] = field(default_factory=dict)  # of the first case
 
 
-def _average(stack: Image, z: int) -> Image:
-    return np.asarray((stack[z - 1] + stack[z + 1]) / 2)
+def compare(cases: Sequence[Case], methods: Mapping[str, Method], classifier: metrics.MembraneClassifier) -> Board:
+    """Every method on every case. A method is given a case without its answer."""
+    board = Board()
+    for case in cases:
+        base, blind = case.complete(constant(case)), case.withheld()
+        made: dict[str, Floats] = {REAL: case.truth}
+        for name, method in methods.items():
+            start = time.perf_counter()
+            made[name] = case.complete(method(blind))
+            board.seconds.setdefault(name, []).append(time.perf_counter() - start)
+        for name, planes in made.items():
+            scores = None if case.membranes is None else np.stack([classifier.score(p) for p in planes])
+            for j, plane in enumerate(planes):
+                score = None if scores is None else scores[j]
+                _enter(board, name, case, j, plane, base[j], score, classifier.threshold)
+            if scores is not None and _linkable(case):
+                links = segmentation.links_through(case.beside[0], case.beside[1], scores, classifier.threshold)  # type: ignore[index]
+                _judge(board, name, case, links)
+        _label_rows(board, case)
+        board.names += [case.name + (f", {j + 1} of {case.gap}" if case.gap > 1 else "") for j in range(case.gap)]
+        board.images = board.images or made
+        log.info("%s done", case.name)
+    return board
 
 
-def cubic(stack: Image, z: int) -> Image:
-    """Cubic interpolation through two sections a side; the average where one side has a single one."""
-    if z < 2 or z + 2 >= len(stack):
-        return _average(stack, z)
-    return np.asarray(np.clip((9 * (stack[z - 1] + stack[z + 1]) - stack[z - 2] - stack[z + 2]) / 16, 0, 1))
+def _enter(board: Board, name: str, case: Case, j: int, image: Image, base: Image, score: Image | None,
+           threshold: float) -> None:  # fmt: skip
+    """One row: restored section j of a case by one method, known voxels in place."""
+    truth, where = case.truth[j], case.unknown[j]
+    found = None if score is None else np.asarray(score > threshold)
+    drawn = None if case.membranes is None else case.membranes[j]
+    sums = tally.tally(truth, image, base, where, drawn, found)
+    row = tally.row(sums)
+    row["step"] = metrics.brightness_step(image, case.pair, where)
+    row["frc_cutoff"] = metrics.frc_cutoff(truth, image) if where.all() else float("nan")
+    row["seam"] = metrics.seam(truth, image, where)
+    if score is not None and case.labels is not None:
+        row |= segmentation.agreement(case.labels[j], segmentation.segments(score), where)
+    board.rows.setdefault(name, []).append(row)
+    board.sums.setdefault(name, []).append(sums)
 
 
-def flow(stack: Image, z: int) -> Image:
-    """DIS optical flow between the neighbours, both warped half way, averaged."""
-    a, b = stack[z - 1].astype(np.float32), stack[z + 1].astype(np.float32)
-    return (_half_way(a, b) + _half_way(b, a)) / 2
+def _linkable(case: Case) -> bool:
+    """Links are asked for where whole sections are missing and people have drawn all sections concerned."""
+    return case.beside is not None and case.labels is not None and bool(case.unknown.all())
 
 
-def _half_way(a: Image, b: Image) -> Image:
-    """`a` moved half of the way to `b`."""
-    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    field = dis.calc((b * 255).astype(np.uint8), (a * 255).astype(np.uint8), np.zeros((*a.shape, 2), np.float32))
-    y, x = np.mgrid[: a.shape[0], : a.shape[1]].astype(np.float32)
-    moved = cv2.remap(
-        a, x + field[..., 0] / 2, y + field[..., 1] / 2, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-    )
-    return np.asarray(moved)
+def _judge(board: Board, name: str, case: Case, links: Any) -> None:
+    assert case.beside is not None and case.labels is not None
+    true = segmentation.true_links(case.beside[0], case.labels, case.beside[1])
+    board.wrong.setdefault(name, []).extend(segmentation.wrong_links(links, true, case.beside[0]).tolist())
 
 
-def ours(network: AnisoUNet3D, sampler: Sampler, voxel_nm: Sequence[float], seed: int = 0) -> Method:
-    """Our restorer without tiles: the whole section in one window."""
-
-    def restore(stack: Image, z: int) -> Image:
-        first, last = max(z - 2, 0), min(z + 3, len(stack))
-        window = torch.from_numpy(np.asarray(stack[first:last], np.float32) * 2 - 1)[None, None]  # (1, 1, D, H, W)
-        known = torch.ones_like(window)
-        known[:, :, z - first] = 0
-        size = torch.tensor([[voxel_nm[0] / REFERENCE_NM[0], voxel_nm[2] / REFERENCE_NM[1]]]).log2()
-        condition = Condition(window * known, known, (z - first, z - first + 1), size)
-
-        def noise(draw: int) -> torch.Tensor:
-            return torch.from_numpy(normal((z, 0, 0), (1, *stack.shape[1:]), seed=seed, draw=draw))[None, None]
-
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            out = sample(network, condition, noise, sampler)
-        return np.asarray(((out[0, 0, 0].float() + 1) / 2).clamp(0, 1).numpy())
-
-    return restore
+def _label_rows(board: Board, case: Case) -> None:
+    """What human labels of the neighbours alone would say: profiles copied, links by direct overlap."""
+    if case.beside is None or case.labels is None:
+        return
+    for j, t in enumerate(case.places):
+        nearest = case.beside[0 if t <= 0.5 else 1]
+        row = segmentation.agreement(case.labels[j], nearest, case.unknown[j])
+        board.rows.setdefault(LABELS, []).append(row)
+    if _linkable(case):
+        _judge(board, LABELS, case, segmentation.direct_links(case.beside[0], case.beside[1]))
 
 
-def measure(truth: Image, image: Image, constant: Image, membranes: npt.NDArray[np.bool_],
-            classifier: metrics.MembraneClassifier) -> dict[str, float]:  # fmt: skip
-    """One row of the table."""
-    return {
-        "gain_db": metrics.psnr(truth, image) - metrics.psnr(truth, constant),
-        "ncc": metrics.ncc(truth, image),
-        "ncc4": metrics.ncc(truth, image, 4),
-        "ncc8": metrics.ncc(truth, image, 8),
-        "power": metrics.power_ratio(truth, image),
-        "membrane_f1": metrics.f1(membranes, classifier(image)),
-        "ssim": metrics.ssim(truth, image),
-        "frc_cutoff": metrics.frc_cutoff(truth, image),
-    }
+def result(task: str, title: str, board: Board, found: Mapping[str, Any] | None = None) -> report.Result:
+    """Means over the restored sections and their intervals."""
+    mean: dict[str, dict[str, float]] = {}
+    intervals: dict[str, dict[str, report.Interval | None]] = {}
+    to_flow: dict[str, dict[str, report.Interval | None]] = {}
+    for name, rows in board.rows.items():
+        mean[name] = {c: float(np.mean([r[c] for r in rows])) for c in rows[0]}
+        sums, wrong = board.sums.get(name, []), board.wrong.get(name, [])
+        local = tally.LOCAL if sums else {}
+        others = [c for c in rows[0] if c not in local]
+        intervals[name] = {c: tally.interval(c, sums) for c in local}
+        intervals[name] |= {c: tally.spread([r[c] for r in rows]) for c in others}
+        if wrong:
+            mean[name]["links_wrong"] = 100 * float(np.mean(wrong))
+            intervals[name]["links_wrong"] = tally.spread([100.0 * w for w in wrong])
+        if name in board.seconds:
+            mean[name]["seconds"] = float(np.mean(board.seconds[name]))
+        if sums and name not in (REAL, "constant", "flow") and "flow" in board.sums:
+            to_flow[name] = {c: tally.interval(c, sums, board.sums["flow"]) for c in local}
+    sections = [{"section": s, **{n: rows[i] for n, rows in board.rows.items()}} for i, s in enumerate(board.names)]
+    return report.Result(task, title, mean, intervals, to_flow, sections, dict(found or {}))
 
 
-def compare(scene: Scene, methods: Mapping[str, Method], classifier: metrics.MembraneClassifier,
-            ) -> tuple[dict[str, list[dict[str, float]]], dict[str, Image]]:  # fmt: skip
-    """Every method on every section: the rows, and the images of the first section."""
-    rows: dict[str, list[dict[str, float]]] = {name: [] for name in ("real section", *methods)}
-    images: dict[str, Image] = {}
-    for z in scene.sections:
-        truth, hidden = scene.stack[z], scene.stack.copy()
-        hidden[z] = 0.5  # no method can look
-        constant = baselines()["constant"](hidden, z)
-        made = {"real section": truth, **{name: method(hidden, z) for name, method in methods.items()}}
-        for name, image in made.items():
-            rows[name].append(measure(truth, image, constant, scene.membranes[z], classifier))
-        images = images or made
-        log.info("z %d done", z)
-    return rows, images
+class Ensemble:
+    """The mean of several draws as a method, keeping what they say of their own certainty."""
 
+    def __init__(self, network: AnisoUNet3D, sampler: Sampler, seed: int, members: int) -> None:
+        self._methods = [ours(network, ensemble(sampler), seed + _MEMBER + i) for i in range(members)]
+        self.drawn: dict[str, Floats] = {}  # case name -> (k, K, H, W)
 
-def summary(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    """Mean over the sections, column by column."""
-    return {name: {c: float(np.mean([r[c] for r in each])) for c in COLUMNS} for name, each in rows.items()}
+    def __call__(self, case: Case) -> Floats:
+        members = np.stack([method(case) for method in self._methods])
+        self.drawn[case.name] = members
+        return np.asarray(members.mean(0), np.float32)
 
-
-def _plain(table: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
-    """Rounded, and without infinities, which JSON has not."""
-    return {name: {c: round(v, 4) if np.isfinite(v) else None for c, v in row.items()} for name, row in table.items()}
-
-
-def markdown(table: Mapping[str, Mapping[str, float]], title: str) -> str:
-    lines = [f"## {title}", "", f"| method | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
-    for name, row in table.items():
-        cells = ["" if not np.isfinite(row[c]) else f"{row[c]:.3f}" for c in COLUMNS]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def picture(path: Path, images: Mapping[str, Image], neighbours: Mapping[str, Image], crop: int = 320) -> None:
-    """The middle of every image side by side, named, at one grey scale."""
-    tiles = []
-    for name, image in {**neighbours, **images}.items():
-        y, x = ((n - crop) // 2 for n in image.shape)
-        tile = np.clip(image[y : y + crop, x : x + crop] * 255, 0, 255).astype(np.uint8)
-        label = cv2.putText(np.zeros((20, crop), np.uint8), name, (4, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255,), 1)
-        tiles.append(np.pad(np.concatenate([label, tile]), 2))
-    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % 4)
-    cv2.imwrite(str(path), np.concatenate([np.concatenate(tiles[i : i + 4], 1) for i in range(0, len(tiles), 4)]))
-
-
-def load_vnc(
-    folder: Path, sections: tuple[int, ...], rows: tuple[int, int] = (0, 1024)
-) -> tuple[Scene, metrics.MembraneClassifier]:
-    """vnc_stack1 and a classifier fitted to every other training section (rows above the validation rows)."""
-    path = folder / "manifest.json"
-    stacks = json.loads(path.read_text()) if path.is_file() else {}
-    if "vnc_stack1" not in stacks:
-        raise ValueError(f"the evaluation is made for the stack vnc_stack1, which {path} does not name")
-    manifest = stacks["vnc_stack1"]
-    with np.load(folder / manifest["file"]) as arrays:
-        raw, membranes = arrays["raw"].astype(np.float32) / np.float32(255), arrays["membranes"].astype(bool)
-    classifier = metrics.MembraneClassifier.fit(list(raw[0:14:2, :832]), list(membranes[0:14:2, :832]))
-    cut = slice(*rows)
-    z, y, x = manifest["voxel_zyx_nm"]
-    return Scene(raw[:, cut], membranes[:, cut], sections, (z, y, x)), classifier
+    def calibration(self, cases: Sequence[Case]) -> dict[str, Any]:
+        """Over the cases, and of each."""
+        each = {c.name: calibration.calibration(c.truth, self.drawn[c.name], c.unknown) for c in cases}
+        return {"calibration": calibration.joined(list(each.values())).to_dict(),
+                "sections": {name: found.to_dict() for name, found in each.items()}}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -191,46 +162,93 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if options.threads:
         torch.set_num_threads(options.threads)
+    classifier = metrics.MembraneClassifier.fit(*scenes.training_sections(options.data))
     path = locate(options.weights)
     card = read_card(path)
-    network, sampler = load_network(path, card), Sampler(**card.sampler)
-    scene, classifier = load_vnc(options.data, tuple(options.sections))
-    methods = {
-        **baselines(),
-        "ours (sample, default)": ours(network, sampler, scene.voxel_nm, options.seed),
-        "ours (posterior mean)": ours(network, replace(sampler, steps=1), scene.voxel_nm, options.seed),
-    }
-    rows, images = compare(scene, methods, classifier)
-    table = summary(rows)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
+    network, sampler = load_network(path, card).to(device), Sampler(**card.sampler)
+    methods = {**baselines(), **_peers(options.peers)}
+    methods[SAMPLE] = ours(network, sampler, options.seed)
+    methods[MEAN] = ours(network, replace(sampler, steps=1), options.seed)
+    weights = {"name": card.name, "sha256": card.sha256, "sampler": asdict(sampler)}
+    given = sys.argv[1:] if argv is None else argv
+    record = report.provenance(given, weights, options.seed, torch.get_num_threads())
+    record |= {"device": device, "quick": options.quick, "tasks": {}}
+    texts: list[str] = []
     options.out.mkdir(parents=True, exist_ok=True)
-    title = f"vnc_stack1 z {options.sections}, one section missing at 4.6 nm, weights {card.name} {card.sha256[:12]}"
-    each = [_plain({name: r[i] for name, r in rows.items()}) for i in range(len(scene.sections))]
-    report = {"title": title, "mean": _plain(table), "sections": dict(zip(scene.sections, each, strict=True))}
-    (options.out / "metrics.json").write_text(json.dumps(report, indent=1))
-    (options.out / "metrics.md").write_text(markdown(table, title))
-    z = scene.sections[0]
-    picture(options.out / "picture.png", images, {"previous": scene.stack[z - 1], "next": scene.stack[z + 1]})
+    for task in scenes.TASKS if "all" in options.tasks else options.tasks:
+        spreading = Ensemble(network, sampler, options.seed, options.ensemble) if options.ensemble > 1 else None
+        found = _task(task, options, f"weights {card.name} {card.sha256[:12]}", methods, spreading, classifier)
+        record["tasks"][task] = found.to_dict()
+        _publish(options.out, record, texts, report.markdown(found))
+    if options.curve:
+        _publish(options.out, record, texts, probes.curve(options, network, sampler, classifier, record))
+    if options.halo:
+        _publish(options.out, record, texts, probes.halo(options, card, record))
+    print(report.LEGEND)
     if options.update_card:
-        replace(card, metrics={"title": title, "mean": _plain(table)}).write(path.with_suffix(".json"))
-    print(markdown(table, title))
+        replace(card, metrics=report.plain(_for_card(record))).write(path.with_suffix(".json"))
     return 0
+
+
+def _task(task: str, options: argparse.Namespace, weights: str, methods: Mapping[str, Method],
+          spreading: Ensemble | None, classifier: metrics.MembraneClassifier) -> report.Result:  # fmt: skip
+    """One task from cases to numbers and picture."""
+    cases = scenes.load(options.data, task)
+    cases = scenes.limit(cases, *_QUICK) if options.quick else cases
+    extra = {f"ours (mean of {options.ensemble})": spreading} if spreading else {}
+    board = compare(cases, {**methods, **extra}, classifier)
+    spread = spreading.drawn[cases[0].name].std(0, ddof=1) if spreading else None
+    shown = {n: i for n, i in board.images.items() if n != REAL}
+    figures.pictures(options.out / f"{task}.png", cases[0], shown, spread)
+    found = spreading.calibration(cases) if spreading else None
+    title = f"{len(cases)} cases of {cases[0].gap} section(s), {weights}"
+    return result(task, title + (", QUICK: not to be quoted" if options.quick else ""), board, found)
+
+
+def _publish(out: Path, record: Mapping[str, Any], texts: list[str], text: str) -> None:
+    """Write everything known so far, after every step: hours of work must survive an interruption."""
+    texts.append(text)
+    (out / "metrics.json").write_text(json.dumps(report.plain(record), indent=1) + "\n")
+    (out / "metrics.md").write_text("\n".join([*texts, report.LEGEND]) + "\n")
+    print(text, flush=True)
+
+
+def _for_card(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The means of every task; title and mean of the first one on top, where readers of older cards look."""
+    tasks = {name: {"title": t["title"], "mean": t["mean"]} for name, t in record["tasks"].items()}
+    first = next(iter(tasks.values()))
+    return {"title": first["title"], "mean": first["mean"], "tasks": tasks, "date": record["date"]}
+
+
+def _peers(folder: Path | None) -> dict[str, Method]:
+    """Learned peers, where a folder of them is given and there."""
+    if folder is None or not folder.is_dir():
+        return {}
+    from model.peers import load
+
+    return dict(load(folder))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "model.evaluate", description="Compare the restorer with simple methods on real sections."
+        "zmend evaluate", description="Compare the restorer with simple and learned methods on real sections."
     )
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder of manifest.json and the npz files it names (vnc_stack1)"
-    )
-    parser.add_argument("--weights", default="default", help="shipped name or path of a .safetensors file")
-    parser.add_argument(
-        "--out", type=Path, default=Path(".train/eval"), help="folder for metrics.json, metrics.md, picture.png"
-    )
-    parser.add_argument("--sections", type=int, nargs="+", default=[14, 15, 16, 17, 18])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=0, help="0 = torch's default")
-    parser.add_argument("--update-card", action="store_true", help="write the means into the weights' card")
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="folder of manifest.json and the npz files it names (vnc_stack1, ...)")
+    add("--weights", default="default", help="shipped name or path of a .safetensors file")
+    add("--out", type=Path, default=Path(".train/eval"), help="folder for metrics.json, metrics.md and pictures")
+    add("--tasks", nargs="+", default=["vnc1"], choices=(*scenes.TASKS, "validation", "all"), metavar="TASK",
+        help=f"{', '.join(scenes.TASKS)}, validation; all = every one but validation")  # fmt: skip
+    add("--ensemble", type=int, default=0, metavar="K", help="draw K samples a case and measure their calibration")
+    add("--curve", action="store_true", help="membrane F1 against power over sampler settings, on validation rows")
+    add("--halo", action="store_true", help="how much tiles of 256 px differ from the whole section, by halo")
+    add("--peers", type=Path, help="folder of learned peers to stand beside")
+    add("--seed", type=int, default=0, help="of our restorer's noise")
+    add("--threads", type=int, default=0, help="0 = torch's default")
+    add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="of our restorer")
+    add("--quick", action="store_true", help="two cases a task, 256 px of each: to try it, not to quote it")
+    add("--update-card", action="store_true", help="write the means into the weights' card")
     return parser
 
 

@@ -57,11 +57,41 @@ def _spectrum(image: Image) -> npt.NDArray[np.complex128]:
     return np.asarray(np.fft.fft2((image - image.mean()) * window))
 
 
+def band_energy(image: Image) -> Image:
+    """Squared detail at 0.125-0.5 cycles per pixel of each pixel, (H, W), under the Hann window.
+
+    Its sum is the band's power (Parseval), so that power can be told for parts of a section.
+    """
+    r = _frequency(image.shape)
+    kept = np.where((r >= _BAND[0]) & (r <= _BAND[1]), _spectrum(image), 0)
+    return np.asarray(np.fft.ifft2(kept).real ** 2)
+
+
 def power_ratio(truth: Image, image: Image) -> float:
     """Power of `image` over that of `truth` at 0.125-0.5 cycles per pixel: 1 = as much detail, 0.01 = blurred."""
-    r = _frequency(truth.shape)
-    band = (r >= _BAND[0]) & (r <= _BAND[1])
-    return float((np.abs(_spectrum(image)[band]) ** 2).sum() / (np.abs(_spectrum(truth)[band]) ** 2).sum())
+    return float(band_energy(image).sum() / band_energy(truth).sum())
+
+
+def brightness_step(image: Image, neighbours: Sequence[Image], where: npt.NDArray[np.bool_]) -> float:
+    """|mean of the image - mean of its neighbours' means| in grey levels of 255, over the pixels `where`.
+
+    Real sections differ in brightness: compare a restored section's step with the real one's.
+    """
+    beside = np.mean([float(n[where].mean()) for n in neighbours])
+    return float(255 * abs(float(image[where].mean()) - beside))
+
+
+def seam(truth: Image, image: Image, where: npt.NDArray[np.bool_]) -> float:
+    """Mean |grey difference| of pixel pairs across the rim of `where`, over the truth's: 1 = no seam; NaN without rim.
+
+    image (H, W) must hold the known pixels outside `where`.
+    """
+    total = {"image": 0.0, "truth": 0.0}
+    for axis in (0, 1):
+        rim = np.diff(where.astype(np.int8), axis=axis) != 0
+        for name, values in (("image", image), ("truth", truth)):
+            total[name] += float(np.abs(np.diff(np.asarray(values, float), axis=axis))[rim].sum())
+    return total["image"] / total["truth"] if total["truth"] else float("nan")
 
 
 def frc(truth: Image, image: Image, rings: int = 32) -> npt.NDArray[np.float64]:
@@ -132,12 +162,22 @@ class MembraneClassifier:
         levels = np.quantile(scores, np.linspace(0.3, 0.98, 69))
         return cls(weights, float(max(levels, key=lambda t: f1(labels, scores > t))))
 
+    def score(self, image: Image) -> npt.NDArray[np.float32]:
+        """How much each pixel looks like membrane, (H, W): about 0 for none, 1 for membrane.
+
+        The quadratic form of the features: x' U x with the fitted products' weights in the upper triangle U.
+        """
+        columns = features(image)
+        form = np.zeros((columns.shape[1],) * 2, np.float64)
+        form[np.triu_indices(len(form))] = self.weights  # the order in which _squared writes the products
+        rows = range(0, len(columns), _ROWS)
+        parts = (columns[r : r + _ROWS].astype(np.float64) for r in rows)
+        score = np.concatenate([np.einsum("ni,ni->n", part @ form, part) for part in parts])
+        return np.asarray(score, np.float32).reshape(image.shape)
+
     def __call__(self, image: Image) -> npt.NDArray[np.bool_]:
         """Which pixels are membrane: bool (H, W)."""
-        columns = features(image)
-        rows = range(0, len(columns), _ROWS)
-        score = np.concatenate([_squared(columns[r : r + _ROWS]) @ self.weights for r in rows])
-        return np.asarray(score > self.threshold).reshape(image.shape)
+        return np.asarray(self.score(image) > self.threshold)
 
 
 def _squared(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
