@@ -86,7 +86,11 @@ def _enter(board: Board, name: str, case: Case, j: int, image: Image, base: Imag
     row["frc_cutoff"] = metrics.frc_cutoff(truth, image) if where.all() else float("nan")
     row["seam"] = metrics.seam(truth, image, where)
     if score is not None and case.labels is not None:
-        row |= segmentation.agreement(case.labels[j], segmentation.segments(score), where)
+        depths = segmentation.DEPTHS if where.all() else (segmentation.DEPTH,)
+        for depth in depths:
+            found_here = segmentation.agreement(case.labels[j], segmentation.segments(score, depth), where)
+            row |= {f"{c}@{depth:g}": v for c, v in found_here.items()}
+        row |= found_here  # the last is the depth that suits real sections
     board.rows.setdefault(name, []).append(row)
     board.sums.setdefault(name, []).append(sums)
 
@@ -107,7 +111,7 @@ def _label_rows(board: Board, case: Case) -> None:
     if case.beside is None or case.labels is None:
         return
     for j, t in enumerate(case.places):
-        nearest = case.beside[0 if t <= 0.5 else 1]
+        nearest = segmentation.filled(case.beside[0 if t <= 0.5 else 1])
         row = segmentation.agreement(case.labels[j], nearest, case.unknown[j])
         board.rows.setdefault(LABELS, []).append(row)
     if _linkable(case):
@@ -129,6 +133,9 @@ def result(task: str, title: str, board: Board, found: Mapping[str, Any] | None 
         if wrong:
             mean[name]["links_wrong"] = 100 * float(np.mean(wrong))
             intervals[name]["links_wrong"] = tally.spread([100.0 * w for w in wrong])
+        for column in ("voi", "arand"):
+            each = [v for c, v in mean[name].items() if c.startswith(f"{column}@")]
+            mean[name] |= {f"{column}_best": min(each)} if len(each) > 1 else {}
         if name in board.seconds:
             mean[name]["seconds"] = float(np.mean(board.seconds[name]))
         if sums and name not in (REAL, "constant", "flow") and "flow" in board.sums:

@@ -19,13 +19,14 @@ Interval = tuple[float, float]
 Intervals = Mapping[str, Mapping[str, Interval | None]]
 
 COLUMNS = ("gain_db", "psnr", "ncc", "ncc4", "ncc8", "power", "membrane_f1", "ssim", "frc_cutoff", "voi", "arand",
-           "links_wrong", "step", "seam", "seconds")  # fmt: skip
+           "voi_best", "arand_best", "links_wrong", "step", "seam", "seconds")  # fmt: skip
 WITH_INTERVAL = ("gain_db", "ncc", "power", "membrane_f1", "voi", "links_wrong")  # in the printed table
 _DIGITS = {"psnr": 2, "gain_db": 2, "links_wrong": 1, "step": 1, "seconds": 1}
 
 LEGEND = """Columns: gain_db PSNR over a constant grey (the neighbours' mean) · ncc, ncc4, ncc8 correlation at 1, 4, 8
 times binning · power at 0.125-0.5 cycles/px over the real section's · membrane_f1 of a classifier fitted to real
-training sections · voi (bits), arand of segments against human profiles · links_wrong % of profiles joined wrongly
+training sections · voi (bits), arand of segments against human profiles at the watershed depth that suits real
+sections, voi_best, arand_best at the one of three that suits the method · links_wrong % of profiles joined wrongly
 across the gap · step in grey levels to the neighbours' mean (the real section's own is the aim) · seam at the damage's
 rim over the truth's · seconds a case. [low, high]: 95 % bootstrap over blocks within sections, for voi over sections,
 for links_wrong over profiles. `human profiles, nearest section` has no image: labels copied, links by overlap."""

@@ -28,6 +28,9 @@ def test_every_method_gets_a_row_and_the_real_section_is_the_ceiling() -> None:
     assert list(found.mean) == [evaluate.REAL, *baselines(), evaluate.LABELS]
     assert len(found.sections) == 3 and set(found.sections[0]) == {"section", *found.mean}
     assert found.mean["constant"]["gain_db"] == 0 and found.mean["constant"]["power"] < 1e-6
+    for name in ("copy", "flow", evaluate.REAL):
+        assert found.mean[name]["voi_best"] == min(found.mean[name][f"voi@{d}"] for d in (0.1, 0.2, 0.3))
+        assert found.mean[name]["voi"] == found.mean[name]["voi@0.3"]
     for column in ("membrane_f1", "ncc", "ssim"):
         assert max((n for n in found.mean if column in found.mean[n]), key=lambda n: found.mean[n][column]) == evaluate.REAL
     assert found.mean[evaluate.REAL]["seam"] != found.mean[evaluate.REAL]["seam"]  # NaN: a whole section has no rim

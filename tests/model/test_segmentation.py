@@ -35,6 +35,16 @@ def test_a_faint_membrane_joins_its_neighbours() -> None:
     assert s.segments(0.2 * score(stripes())).max() == 1
 
 
+def test_a_smaller_depth_finds_fainter_membranes() -> None:
+    faint = 0.2 * score(stripes())
+    assert s.segments(faint, 0.05).max() == s.profiles(stripes()).max()
+
+
+def test_filling_gives_membranes_to_the_nearest_profile() -> None:
+    assert s.filled(np.array([[1, 0, 0, 0, 2]], np.int32))[0, [0, 1, 3, 4]].tolist() == [1, 1, 2, 2]
+    assert not s.filled(np.zeros((3, 3), np.int32)).any()
+
+
 def entropy(labels: np.ndarray) -> float:
     share = np.unique(labels, return_counts=True)[1] / labels.size
     return float(-(share * np.log2(share)).sum())
