@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from model.estimate import box, interpolate, sharpen
+from model.estimate import box, fuse, interpolate, sharpen
 from model.network import AnisoUNet3D, Outputs
 from model.sampler import SIGMA_MAX as SIGMA_MAX
 from model.sampler import Sampler as Sampler
@@ -105,7 +105,7 @@ Noise = Callable[[int], Tensor]  # draw number -> N(0, 1) by global coordinates,
 def sample(network: AnisoUNet3D, condition: Condition, noise: Noise, sampler: Sampler) -> Tensor:
     """Restore the targets: (B, 1, K, H, W) in [-1, 1]."""
     if sampler.steps == 1:
-        return _denoise(network, condition, torch.zeros_like(condition.target), SIGMA_MAX)
+        return _mean(network, condition, sampler)
     levels = sampler.levels()
     amplitude = sampler.scale(levels[0])
     x = _start(network, condition, sampler) + levels[0] * amplitude * noise(0)
@@ -127,9 +127,17 @@ def _start(network: AnisoUNet3D, condition: Condition, sampler: Sampler) -> Tens
     if sampler.start == "match":
         estimate = interpolate(condition.pair, condition.target.shape[2], sampler.share)
     else:
-        blind = _denoise(network, condition, torch.zeros_like(condition.target), SIGMA_MAX)
-        estimate = sharpen(blind, condition.pair, sampler.sharpen) if sampler.sharpen else blind
+        mean = _mean(network, condition, sampler)
+        estimate = sharpen(mean, condition.pair, sampler.sharpen) if sampler.sharpen else mean
     return project(estimate, condition.target, condition.target_known)
+
+
+def _mean(network: AnisoUNet3D, condition: Condition, sampler: Sampler) -> Tensor:
+    """The posterior mean: the blind evaluation, and what the neighbours agree on."""
+    blind = _denoise(network, condition, torch.zeros_like(condition.target), SIGMA_MAX)
+    if not sampler.fuse:
+        return blind
+    return project(fuse(blind, condition.pair), condition.target, condition.target_known)
 
 
 def _detailed(clean: Tensor, condition: Condition, sampler: Sampler) -> Tensor:

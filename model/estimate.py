@@ -15,6 +15,8 @@ _SEARCH = 3  # quarter-resolution pixels either way: a drift of 24 pixels betwee
 _STIFF = 0.1  # cost of a squared pixel of drift there: sections are nearly aligned, so small drifts are likelier
 _BLURS = (2.0, 4.0, 8.0)  # Gaussian sigmas in pixels that part an image into bands for `sharpen`
 _AROUND = 33  # pixels: the window in which a band's energy is compared
+_FINE = (1.0, 2.0, 4.0, 8.0, 16.0)  # the same for `fuse`
+_CHANCE = 0.1  # correlation that neighbours without anything in common may show in such a window
 _GAINS = (1.0, 8.0)  # least and most that a band is multiplied with
 
 
@@ -46,6 +48,41 @@ def sharpen(
         out = out + (gain - 1) * band
         below, ref_below = base, ref_base
     return out.reshape(b, k, 1, *mean.shape[3:]).movedim(1, 2)
+
+
+def fuse(mean: Tensor, pair: Tensor) -> Tensor:
+    """Put what both neighbours agree on into a posterior mean (B, 1, K, H, W); pair (B, 1, 2, H, W).
+
+    The network's mean explains the tissue's course best, but loses fine detail that two aligned neighbours plainly
+    share. In each band of detail, and around each pixel, the neighbours (moved into place) are interpolated as a Wiener
+    filter would: with rho their correlation, less `_CHANCE` of it, a neighbour t of the way off is taken to correlate
+    with the target as rho ** (t + 1/4), between a signal that changes steadily (rho ** t) and one under independent
+    noise (rho). The share R2 of the band's energy that this explains, squared, is weighed against the mean's: a
+    posterior mean has just the energy that it explains.
+    """
+    gap = mean.shape[2]
+    first, last = pair.float().unbind(2)  # each (B, 1, H, W)
+    drift = match(first, last)
+    return torch.stack([_fused(mean[:, :, k].float(), first, last, drift, (k + 1) / (gap + 1)) for k in range(gap)], 2)
+
+
+def _fused(mean: Tensor, first: Tensor, last: Tensor, drift: Tensor, t: float) -> Tensor:
+    """One plane, t of the way from first to last; all (B, 1, H, W)."""
+    a, b = warp(first, -2 * t * drift), warp(last, 2 * (1 - t) * drift)
+    out = torch.zeros_like(mean)
+    for sigma in _FINE:
+        below = [blur(x, sigma) for x in (mean, a, b)]
+        m, u, v = (x - y for x, y in zip((mean, a, b), below, strict=True))  # the band
+        mean, a, b = below
+        uu, vv, uv = box(u * u, _AROUND), box(v * v, _AROUND), box(u * v, _AROUND)
+        rho = ((uv / ((uu * vv).sqrt() + 1e-7) - _CHANCE) / (1 - _CHANCE)).clamp(0, 0.98)
+        cu, cv = rho ** (t + 0.25), rho ** (1.25 - t)  # correlation of either with the target
+        wu, wv = (cu - rho * cv) / (1 - rho**2), (cv - rho * cu) / (1 - rho**2)
+        theirs = (wu * cu + wv * cv).clamp(0, 1) ** 2
+        ours = (2 * box(m * m, _AROUND) / (uu + vv + 1e-7)).clamp(0, 1) ** 2
+        share = theirs / (theirs + ours + 1e-7)
+        out = out + share * (wu * u + wv * v) + (1 - share) * m
+    return out + mean
 
 
 def blur(x: Tensor, sigma: float) -> Tensor:

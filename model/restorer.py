@@ -91,7 +91,8 @@ class DiffusionRestorer:
         return {
             "name": f"diffusion/{c.name}", "digest": self._digest(), "context": c.context, "max_gap": c.max_gap,
             "tile": c.tile, "halo": c.halo, "stride": c.stride, "batch": self._batch,
-            "one_sided": False, "spread": True, "voxel_nm_min": list(c.voxel_nm_min), "voxel_nm_max": list(c.voxel_nm_max),
+            "one_sided": False, "spread": True,
+            "voxel_nm_min": list(c.voxel_nm_min), "voxel_nm_max": list(c.voxel_nm_max),
             "memory_bytes": MEMORY_BYTES, "mpx_s": MPX_S,
         }  # fmt: skip
 

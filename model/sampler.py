@@ -27,6 +27,7 @@ class Sampler:
     warm: float = 0.4  # sigma from which the texture is drawn
     temperature: float = 0.5  # scale of the noise in the structure levels
     texture: float = 1.2  # scale of the noise in the texture levels; above 1 because the network keeps too little of it
+    fuse: bool = True  # put into the posterior mean the fine detail that both neighbours share
     sharpen: float = 1.0  # how far the start's faded bands are raised to the neighbours' energy; 0 = not at all
     detail: float = 0.0  # how far the result's finest band is brought to the neighbours' energy; 0 = not at all
     share: float = 0.75  # of the nearer neighbour in "match": half and half would show every membrane twice

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.estimate import blur, box, interpolate, match, sharpen
+from model.estimate import blur, box, fuse, interpolate, match, sharpen
 from model.objective import ms_ssim
 
 
@@ -91,3 +91,48 @@ def test_blur_stays_float32_under_autocast() -> None:
 def test_box_is_a_mean() -> None:
     x = torch.rand(1, 1, 20, 20)
     assert float(box(x, 5)[0, 0, 10, 10]) == pytest.approx(float(x[0, 0, 8:13, 8:13].mean()), abs=1e-6)
+
+
+def error(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b)[..., 32:-32, 32:-32].square().mean())
+
+
+def test_what_both_neighbours_share_comes_into_the_mean() -> None:
+    """Equal neighbours: the detail that a blurred mean lost is theirs."""
+    truth = tissue(1)
+    mean = blur(truth[:, :, 0], 3.0)[:, :, None]
+    made = fuse(mean, torch.cat([truth, truth], 2))
+    assert error(made, truth) < 0.15 * error(mean, truth)
+
+
+def test_neighbours_without_anything_in_common_change_little() -> None:
+    mean = blur(tissue(3)[:, :, 0], 3.0)[:, :, None]
+    made = fuse(mean, torch.cat([tissue(1), tissue(2)], 2))
+    assert error(made, mean) < 0.05 * float(tissue(1).square().mean())
+
+
+def test_fusing_is_better_than_either_where_both_know_something() -> None:
+    """The mean knows the coarse truth; the neighbours share half of the fine detail with it."""
+    coarse, fine = 2 * blur(tissue(1)[:, :, 0], 8.0)[:, :, None], tissue(2)
+    own = [tissue(s) for s in (3, 4, 5)]
+    truth, a, b = (coarse + fine + 0.7 * x for x in own)
+    wrong = torch.flip(coarse, [-1])
+    pair = torch.cat([a - coarse + wrong, b - coarse + wrong], 2)  # neighbours whose coarse structure has moved on
+    made = fuse(coarse, pair)
+    assert error(made, truth) < error(coarse, truth)
+    assert error(made, truth) < error(pair.mean(2, keepdim=True), truth)
+
+
+def test_the_nearer_neighbour_counts_more_in_fusing() -> None:
+    pair = torch.cat([tissue(1), 0.8 * tissue(1) + 0.6 * tissue(2)], 2)
+    made = fuse(torch.zeros(1, 1, 3, 192, 192), pair)
+    first, last = (error(made[:, :, k : k + 1], pair[:, :, :1]) for k in (0, 2))
+    assert first < last
+
+
+def test_fusing_is_local() -> None:
+    pair, mean = torch.cat([tissue(1), tissue(2)], 2), tissue(3)
+    other = pair.clone()
+    other[..., :40] += torch.randn(40)
+    a, b = fuse(mean, pair), fuse(mean, other)
+    assert torch.allclose(a[..., 40 + 88 :], b[..., 40 + 88 :], atol=1e-3)
