@@ -22,7 +22,7 @@ import torch.distributed as dist
 from model import data
 from model.checkpoint import Card, export
 from model.network import PRESETS
-from model.sampler import Sampler
+from model.sampler import SAMPLERS
 from model.trainer import Settings, Trainer
 from model.validation import Score
 
@@ -77,7 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     manifest = data.read_manifest(options.data)
     stacks = data.load(options.data, data.parts_of(manifest, options.only))
     kept = data.load(options.data, data.validation_of(manifest, options.only))
-    settings = Settings(PRESETS[options.preset], options.seed, options.steps, options.batch, options.crop)
+    settings = Settings(
+        PRESETS[options.preset], SAMPLERS[options.preset], options.seed, options.steps, options.batch, options.crop
+    )
     _check_crop(settings, stacks)
     trainer = Trainer(settings, stacks, options.device, kept)
     state = options.state / "state.safetensors"
@@ -120,7 +122,7 @@ def card_of(name: str, trainer: Trainer) -> Card:
                 "minutes": round(trainer.seconds / 60, 1), "device": trainer.device.type}  # fmt: skip
     low, high = voxel_range(trainer.stacks)
     return Card(
-        name, "", s.network.to_dict(), asdict(Sampler()), sources, f"The terms of the data bind these weights. {terms}",
+        name, "", s.network.to_dict(), asdict(s.sampler), sources, f"The terms of the data bind these weights. {terms}",
         training, low, high, stride=s.network.stride,
     )  # fmt: skip
 

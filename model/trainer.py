@@ -25,7 +25,7 @@ from model.data import condition_of
 from model.diffusion import SIGMA_MIN, Condition, Estimate, evaluate
 from model.network import AnisoUNet3D, NetworkConfig
 from model.objective import LossWeights, loss
-from model.sampler import SIGMA_MAX
+from model.sampler import SIGMA_MAX, Sampler
 from model.validation import Score, Validation
 
 
@@ -34,6 +34,7 @@ class Settings:
     """What a training run is, apart from its data."""
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    sampler: Sampler = field(default_factory=Sampler)  # goes into the card; training does not look at it
     seed: int = 0
     steps: int = 5000  # the learning rate falls to nothing over the last `cooldown` of these
     size: int = 8  # windows a batch

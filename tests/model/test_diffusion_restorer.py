@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.restorer import tflop_per_mpx
 from model import metrics
-from model.checkpoint import CheckpointError, read_card
+from model.checkpoint import CheckpointError, locate, read_card
 from model.restorer import DiffusionRestorer, RestorerError, VoxelSizeError
+from model.sampler import Sampler
 
 VNC = (47.5, 4.6, 4.6)
 SIZE, HALO = 64, 16
@@ -177,6 +179,12 @@ def test_damaged_weights_are_refused_at_the_first_restore(weights: Path) -> None
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     with pytest.raises(CheckpointError, match="damaged or replaced"):
         restorer.restore(*windows()[:2], (1, 2), windows()[2])
+
+
+def test_a_restored_megapixel_costs_at_most_two_teraflop() -> None:
+    """All evaluations of the shipped default together, by torch's own counter."""
+    sampler = Sampler(**read_card(locate("default")).sampler)
+    assert sampler.steps * tflop_per_mpx() <= 2.0
 
 
 # ---- the shipped weights on real, held-out tissue --------------------------------------------------------------------
