@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from pipeline.recipe import GREY_PER_COUNT
+
 SIGMA = 4.0  # px; the rim's mismatch is averaged over this much, so that noise is not carried inwards
 TRUNCATE = 3.0
 REACH = 16 + int(SIGMA * TRUNCATE) + 1  # widest feather + averaging
@@ -19,7 +21,13 @@ REACH = 16 + int(SIGMA * TRUNCATE) + 1  # widest feather + averaging
 F32: TypeAlias = NDArray[np.float32]
 Mask: TypeAlias = NDArray[np.bool_]
 
-ORIGINAL, SYNTHESISED, REPAIRED, FEATHER, LEFT = range(5)  # the values of labels/synthetic
+ORIGINAL, SYNTHESISED, REPAIRED, FEATHER, LEFT, UNCERTAIN = range(6)  # the values of labels/synthetic
+RESTORED = (SYNTHESISED, REPAIRED, FEATHER, UNCERTAIN)
+
+
+def synthetic(labels: NDArray[Any]) -> Mask:
+    """Where labels say that a voxel was made rather than measured."""
+    return np.asarray(((labels >= SYNTHESISED) & (labels <= FEATHER)) | (labels == UNCERTAIN))
 
 
 def seat(prediction: F32, source: F32, unknown: Mask, feather_px: int) -> tuple[F32, Mask]:
@@ -61,6 +69,28 @@ def fault(prediction: F32, unknown: Mask, neighbours: Sequence[F32]) -> str:
     if made.size >= 256 and np.ptp(made) == 0 and all(np.ptp(n[unknown]) > 0 for n in neighbours):
         return f"one constant value, {made[0]:.3f}, between sections that are not constant"
     return ""
+
+
+def spread_fault(spread: F32) -> str:
+    """Why no ensemble could spread like this, or nothing. (D, Y, X), in units of [0, 1] voxels."""
+    wrong = int((~np.isfinite(spread) | (spread < 0)).sum())
+    return f"the spread of {wrong} of {spread.size} voxels is NaN, infinite or negative" if wrong else ""
+
+
+def to_counts(spread: F32) -> NDArray[np.uint8]:
+    """Standard deviations of [0, 1] voxels → counts of GREY_PER_COUNT grey levels; 255 is that or more.
+
+    Rounded up, so that a count is above a whole number exactly where the spread is (to 1e-4 counts: float32 knows no
+    better).
+    """
+    counts = np.ceil(np.round(spread.astype(np.float64) * (255 / GREY_PER_COUNT), 4))
+    return np.minimum(counts, 255).astype(np.uint8)
+
+
+def refused(counts: NDArray[np.uint8], refuse_above: float | None) -> Mask:
+    """Where the spread is above what the recipe accepts. `refuse_above` in grey levels of 0..255; None accepts all."""
+    limit = 255.0 if refuse_above is None else refuse_above / GREY_PER_COUNT
+    return np.asarray(counts > limit)
 
 
 def to_dtype(image: F32, low: float, high: float, dtype: np.dtype[Any]) -> NDArray[Any]:

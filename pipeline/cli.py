@@ -117,9 +117,16 @@ def plan(
 @click.argument("config")
 @click.option("--plan", "reviewed", help="Refuse to run unless this reviewed plan file still holds.")
 @click.option("--redo", multiple=True, metavar="SLAB", help="Do this finished slab again (its id, or how it begins).")
+@click.option(
+    "--certificate",
+    type=click.IntRange(0, 64),
+    help="Intact sections that the run is measured on, 0 for none. Default: the configuration's.",
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be done; do nothing.")
 @as_json
-def run(config: str, reviewed: str | None, redo: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
+def run(
+    config: str, reviewed: str | None, redo: tuple[str, ...], certificate: int | None, dry_run: bool, as_json: bool
+) -> None:
     """Restore what is flagged, merge, and record it. The same command resumes, and redoes only what changed.
 
     \b
@@ -131,7 +138,8 @@ def run(config: str, reviewed: str | None, redo: tuple[str, ...], dry_run: bool,
     from pipeline import show
     from pipeline.job import changes, propose, read_plan
 
-    made = propose(_config(config))
+    asked = _config(config)
+    made = propose(asked if certificate is None else asked.model_copy(update={"certificate": certificate}))
     if reviewed:
         before = read_plan(reviewed)
         if before.hash != made.plan.hash:
@@ -193,7 +201,7 @@ def status(store: str, as_json: bool) -> None:
     from pipeline import show
     from pipeline.summary import status as look
 
-    _say(look(store), as_json, show.pairs)
+    _say(look(store), as_json, show.status)
 
 
 @cli.command()

@@ -1,4 +1,4 @@
-"""zmend.yaml: one file, five keys. Unknown keys are refused with the nearest known one."""
+"""zmend.yaml: one file, six keys. Unknown keys are refused with the nearest known one."""
 
 from __future__ import annotations
 
@@ -59,6 +59,7 @@ class Config(_Part):
     output: OutputConfig
     recipe: Recipe = Field(default_factory=lambda: Recipe.model_validate({}))
     site: Site = Field(default_factory=lambda: Site.model_validate({}))
+    certificate: int = Field(2, ge=0, le=64, description="intact sections that the run is measured on; 0: none")
 
 
 def load(path: str | Path) -> Config:
@@ -108,6 +109,8 @@ def _what(error: Any, more: str) -> tuple[str]:
 
 def _remedy(error: Any) -> str:
     parts = [str(p) for p in error["loc"]]
+    if error["type"] == "zmend":  # our own validators bring their remedy
+        return str(error["ctx"]["do"])
     if "voxel_size_nm" in parts or "intensity" in parts:
         return "give numbers in brackets: voxel_size_nm: [z, y, x], intensity: [black, white]"
     known = _keys(parts[:-1])

@@ -29,7 +29,7 @@ from pipeline.plan import Geometry, Plan, Slab, make
 from pipeline.recipe import Recipe, digest
 from pipeline.restorer import Needs, load
 from pipeline.slab import Job
-from pipeline.store import create_output, open_labels, open_overlay, overlay_grain, read_attrs
+from pipeline.store import create_output, open_labels, open_overlay, open_uncertainty, overlay_grain, read_attrs
 from pipeline.volume import Volume
 
 
@@ -66,7 +66,7 @@ def propose(config: Config) -> Proposal:
             "count": len(flags),
             "copy_sha256": sha256(flags_text(flags).encode()).hexdigest(),
         },
-        recipe=recipe.model_dump(mode="json"),
+        recipe=recipe.document(),
         recipe_digest=recipe.digest(needs.digest, source.voxel_nm, source.level),
         chunk=source.grain if source.chunks == source.grain else source.chunks,
         inputs=lambda box, seen: fingerprint(source, box, seen),
@@ -169,6 +169,7 @@ def _create(proposal: Proposal) -> None:
         chunk_yx=min(out.chunk_px, proposal.grain[1]),
         shard_yx=out.shard_px,
         extra={"mode": out.mode, "intensity": proposal.plan.header["recipe"]["intensity"]},
+        spread=proposal.config.recipe.uncertainty > 0,
     )
 
 
@@ -247,7 +248,8 @@ def changes(before: Plan, now: Plan) -> list[str]:
     found = [name for name, (k, f) in named.items() if before.header[k][f] != now.header[k][f]]
     if before.header["restorer"] != now.header["restorer"]:
         found.append("weights or restorer")
-    found += [f"recipe.{k}" for k in now.header["recipe"] if before.header["recipe"].get(k) != now.header["recipe"][k]]
+    then, new = before.header["recipe"], now.header["recipe"]
+    found += [f"recipe.{k}" for k in {**then, **new} if then.get(k) != new.get(k)]
     if not found and [s.id for s in before.slabs] != [s.id for s in now.slabs]:
         same_cut = [s.write for s in before.slabs] == [s.write for s in now.slabs]
         found.append("chunks of the volume or of a mask" if same_cut else "slab size")
@@ -287,22 +289,28 @@ def open_job(out: str, plan_hash: str, threads: int = 0) -> Job:
         source=source,
         overlay=open_overlay(out),
         labels=open_labels(out),
+        uncertainty=open_uncertainty(out) if recipe.uncertainty else None,
         ledger=Ledger(out),
         flags=flags,
         read_mask=lambda uri, box: read_mask(uri, source.shape, box),
         restorer=restorer,
         needs=needs,
         recipe=recipe,
-        bound={
-            "plan": plan_hash,
-            "recipe": plan.header["recipe_digest"],
-            "restorer": needs.name,
-            "weights": needs.digest,
-            "flags": plan.header["flags"]["digest"],
-            "seed": recipe.seed,
-        },
+        bound=bound(plan),
         absent_is_unknown=about["missing_chunks"] == "unknown",
     )
+
+
+def bound(plan: Plan) -> dict[str, Any]:
+    """What every record, and the certificate, says of where it comes from."""
+    return {
+        "plan": plan.hash,
+        "recipe": plan.header["recipe_digest"],
+        "restorer": plan.header["restorer"]["name"],
+        "weights": plan.header["restorer"]["digest"],
+        "flags": plan.header["flags"]["digest"],
+        "seed": plan.header["recipe"]["seed"],
+    }
 
 
 def _same_restorer(needs: Needs, plan: Plan) -> None:

@@ -1,6 +1,6 @@
 """Merge: blend the overlay back into a full volume. Touched chunks are rewritten once, all others linked or copied.
 
-A merged voxel is the overlay's where its label is 1, 2 or 3, and the source's bit for bit everywhere else. Coarser
+A merged voxel is the overlay's where its label is 1, 2, 3 or 5, and the source's bit for bit everywhere else. Coarser
 levels change only where a voxel's footprint holds a changed voxel. Nothing is written in place: a chunk that is a hard
 link to the source never changes the source. Killed anywhere and run again, the bytes are the same.
 """
@@ -27,6 +27,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.blend import LEFT, ORIGINAL, RESTORED, UNCERTAIN, synthetic
 from pipeline.box import ZYX, Box
 from pipeline.errors import MissingChunkError, VolumeError
 from pipeline.files import Files, Stored
@@ -47,7 +48,7 @@ BATCH = 64  # links per task: a link is cheaper than handing it to a thread
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What a merge did. Counts are over all levels; voxels are those of the mended level, labelled 1 to 3."""
+    """What a merge did. Counts are over all levels; voxels are those of the mended level, labelled as restored."""
 
     chunks_rewritten: int
     chunks_linked: int
@@ -83,7 +84,7 @@ class _Target:
 
     def touches(self, labels: Voxels) -> Mask:
         """Which labels make a chunk of this array differ from the source's (labels: from an absent one)."""
-        return _changed(labels) if self.is_image else labels > 0
+        return synthetic(labels) if self.is_image else labels > 0
 
 
 def merge(
@@ -234,12 +235,25 @@ def _footprint(box: Box, ratio: ZYX, extent: ZYX) -> Box:
     return Box(_times(box.start, ratio), _times(box.stop, ratio)) & Box.of(extent)
 
 
+# Labels by how much they tell, the most telling first: a coarser voxel that holds one that is not to be trusted is not
+# to be trusted.
+TELLING = (UNCERTAIN, *(v for v in RESTORED if v != UNCERTAIN), LEFT, ORIGINAL)
+RANKS = len(RESTORED)  # lower ranks are of restored voxels
+NOTHING = np.uint8(len(TELLING) - 1)  # the rank of ORIGINAL
+_RANK = np.array([TELLING.index(v) if v in TELLING else NOTHING for v in range(256)], np.uint8)  # by label
+
+
+def labels_of(ranks: Voxels) -> Voxels:
+    """The labels that ranks stand for. uint8 in and out."""
+    return np.asarray(np.array(TELLING, np.uint8)[ranks])
+
+
 def rank_under(labels: Voxels, box: Box, ratio: ZYX) -> Voxels:
-    """Coarser labels as ranks: of a footprint's labels the most telling, 1 before 2, 3, 4, 0. Rank = label - 1 mod 256.
+    """Coarser labels as ranks: the place in TELLING of the most telling label of each footprint.
 
     `labels` (z, y, x) uint8 lie at `box`; the result (z, y, x) uint8 at the coarse box over it.
     """
-    coarse, ranks = _coarser(box, ratio), labels - np.uint8(1)
+    coarse, ranks = _coarser(box, ratio), _RANK[labels]
     for axis, (a, r) in enumerate(zip(box.start, ratio, strict=True)):
         cuts = [max(0, i * r - a) for i in range(coarse.start[axis], coarse.stop[axis])]
         ranks = np.minimum.reduceat(ranks, cuts, axis)
@@ -265,11 +279,12 @@ def audit(source: Volume, out: str, level: int, box: Box) -> tuple[int, int]:
     """
     this = _levels(source, out)[level]
     under = _footprint(box, this.ratio, this.extent)
-    ranks = np.full(box.shape, 255, np.uint8)
+    ranks = np.full(box.shape, NOTHING, np.uint8)
     if under.size:
         ranks[_coarser(under, this.ratio).within(box)] = rank_under(open_labels(out).read(under), under, this.ratio)
-    voxels = _coarse(this, box, ranks < 3) if (ranks < 3).any() else this.source.read(box)
-    wrong = this.out.read(box) != voxels, open_labels(out, level).read(box) != ranks + np.uint8(1)
+    made = ranks < RANKS
+    voxels = _coarse(this, box, made) if made.any() else this.source.read(box)
+    wrong = this.out.read(box) != voxels, open_labels(out, level).read(box) != labels_of(ranks)
     return int(wrong[0].sum()), int(wrong[1].sum())
 
 
@@ -328,7 +343,7 @@ class _Work:
 
     def _look(self, box: Box) -> tuple[Box, int, list[list[ZYX]], str]:
         labels = self.labels.read(box)
-        mask = _changed(labels)
+        mask = synthetic(labels)
         _check_overlay(self.overlay, box, mask)
         cells = [list(_cells(t, box, t.touches(labels))) for t in self.targets]
         return box, int(mask.sum()), cells, sha256([v.inputs(box) for v in (self.overlay, self.labels)])[:16]
@@ -384,19 +399,19 @@ class _Work:
         if level.finer is None:
             return self._base(level, box, chunks, seen)
         ranks = self._ranks(level, box, chunks)
-        return _coarse(level, box, ranks < 3) if target.is_image else ranks + np.uint8(1)
+        return _coarse(level, box, ranks < RANKS) if target.is_image else labels_of(ranks)
 
     def _base(self, level: _Level, box: Box, chunks: list[Box], seen: dict[Box, tuple[Mask, Voxels]]) -> Voxels:
         made = level.source.read(box)
         for chunk in chunks:
             if chunk not in seen:
-                seen[chunk] = _changed(self.labels.read(chunk)), self.overlay.read(chunk)
+                seen[chunk] = synthetic(self.labels.read(chunk)), self.overlay.read(chunk)
             mask, restored = (a[(chunk & box).within(chunk)] for a in seen[chunk])
             made[(chunk & box).within(box)][mask] = restored[mask]
         return made
 
     def _ranks(self, level: _Level, box: Box, chunks: list[Box]) -> Voxels:
-        ranks = np.full(box.shape, 255, np.uint8)
+        ranks = np.full(box.shape, NOTHING, np.uint8)
         under = _footprint(box, level.ratio, level.extent)
         for part in (chunk & under for chunk in chunks):
             here = ranks[_coarser(part, level.ratio).within(box)]
@@ -415,10 +430,6 @@ def _coarse(level: _Level, box: Box, mask: Mask) -> Voxels:
     inner = part.within(box)
     made[inner][mask[inner]] = mean[mask[inner]]
     return made
-
-
-def _changed(labels: Voxels) -> Mask:
-    return np.asarray((labels >= 1) & (labels <= 3))
 
 
 def _check_overlay(overlay: Volume, box: Box, mask: Mask) -> None:

@@ -32,6 +32,7 @@ LABEL_CLASSES = {
     2: ("region repaired", (240, 190, 40, 255)),
     3: ("feather band", (60, 170, 220, 255)),
     4: ("quarantined or not restorable, source kept", (150, 60, 200, 255)),
+    5: ("restored, but the ensemble disagrees: do not trust", (255, 0, 140, 255)),
 }
 
 
@@ -185,11 +186,15 @@ def image_attributes(image: Image) -> Json:
     return _wrapped(image.version, {"multiscales": [_versioned(image.version, entry)]})
 
 
-def label_attributes(image: Image) -> Json:
-    """Group attributes of the label image `synthetic`: the image's own, with a name and a colour for every class."""
+def label_attributes(image: Image, *, uncertain: bool = False) -> Json:
+    """Group attributes of the label image `synthetic`: the image's own, with a name and a colour for every class.
+
+    uncertain: whether class 5 occurs, as it does only in stores that tell the spread of an ensemble.
+    """
+    classes = {v: said for v, said in LABEL_CLASSES.items() if uncertain or v < 5}
     about: Json = {
-        "colors": [{"label-value": v, "rgba": list(rgba)} for v, (_, rgba) in LABEL_CLASSES.items()],
-        "properties": [{"label-value": v, "class": text} for v, (text, _) in LABEL_CLASSES.items()],
+        "colors": [{"label-value": v, "rgba": list(rgba)} for v, (_, rgba) in classes.items()],
+        "properties": [{"label-value": v, "class": text} for v, (text, _) in classes.items()],
         "source": {"image": "../../"},
     }
     made = image_attributes(image)

@@ -150,7 +150,7 @@ def name(piece: Piece, key: str, inputs: str) -> Slab:
 
 def job_key(recipe_digest: str, needs: Needs, source: dict[str, Any]) -> str:
     """What all slabs of a job share. The number of sections is left out: a volume that grows in z keeps its slabs."""
-    declared = {k: v for k, v in asdict(needs).items() if k not in ("mpx_s", "memory_bytes")}
+    declared = {k: v for k, v in asdict(needs).items() if k not in ("mpx_s", "memory_bytes", "spread")}
     return digest([recipe_digest, declared, source["dtype"], source["shape"][1:], source["missing_chunks"]])
 
 
@@ -175,16 +175,19 @@ def make(
         "flags": flags_about,
         "recipe": recipe,
         "recipe_digest": recipe_digest,
-        "restorer": asdict(geometry.needs),
+        "restorer": {k: v for k, v in asdict(geometry.needs).items() if k != "spread"},
         "slab_cell": geometry.cell,
-        "totals": totals(pieces, geometry, chunk, source["itemsize"]),
+        "totals": totals(pieces, geometry, chunk, source["itemsize"], draws=recipe.get("uncertainty", 0)),
         "not_restorable": not_restorable(flags, geometry),
     }
     return Plan(header, slabs)
 
 
-def totals(pieces: Iterable[Piece], geometry: Geometry, chunk: ZYX, itemsize: int) -> dict[str, int]:
-    """Slabs, flagged voxels (an upper bound where masks are used), bytes, peak memory and seconds of one worker."""
+def totals(pieces: Iterable[Piece], geometry: Geometry, chunk: ZYX, itemsize: int, draws: int = 0) -> dict[str, int]:
+    """Slabs, flagged voxels (an upper bound where masks are used), bytes, peak memory and seconds of one worker.
+
+    draws: of the ensemble, each of which costs as much as restoring once; 0 where no spread is asked for.
+    """
     count = voxels = read = write = memory = 0
     touched: dict[
         tuple[int, tuple[int, ...]], int
@@ -194,11 +197,11 @@ def totals(pieces: Iterable[Piece], geometry: Geometry, chunk: ZYX, itemsize: in
         flagged = _flagged_voxels(p)
         voxels += flagged
         read += _chunked(p.read, chunk, geometry.shape) * itemsize
-        write += flagged * (itemsize + 1)  # the restored voxel and its label
+        write += flagged * (itemsize + 1 + bool(draws))  # the restored voxel, its label, its spread
         block = _chunked(p.write, chunk, geometry.shape)
         layers = range(p.write.start[0] // chunk[0], -(-p.write.stop[0] // chunk[0]))
         touched.update(((layer, p.write.start[1:]), block // len(layers)) for layer in layers)
-        memory = max(memory, p.read.size * (itemsize + 3) + p.write.size * (itemsize + 2))
+        memory = max(memory, p.read.size * (itemsize + 3) + p.write.size * (itemsize + 2 + bool(draws)))
     n = geometry.needs
     batch = n.batch * (n.max_gap + 2 * n.context) * (n.tile + 2 * n.halo) ** 2 * 4 * 8
     return {
@@ -208,7 +211,7 @@ def totals(pieces: Iterable[Piece], geometry: Geometry, chunk: ZYX, itemsize: in
         "bytes_to_write": write,
         "bytes_to_merge": 2 * sum(touched.values()) * itemsize,  # each touched chunk of the source, read and written
         "peak_memory_bytes": memory + batch + n.memory_bytes if count else 0,
-        "seconds": round(voxels / (n.mpx_s * 1e6)) if n.mpx_s else 0,
+        "seconds": round(voxels * max(1, draws) / (n.mpx_s * 1e6)) if n.mpx_s else 0,
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -44,6 +44,7 @@ class Needs:
     scale_free: bool = False  # whether it does not care which values are black and white
     memory_bytes: int = 0  # that it holds beside what it is given: weights, what it computes with
     mpx_s: float = 0.0  # megapixels that it restores in a second on an ordinary worker, for estimates; 0: not known
+    spread: bool = False  # whether it can say how far an ensemble of its restorations spreads
 
     @staticmethod
     def parse(answers: Mapping[str, object], name: str) -> Needs:
@@ -88,6 +89,19 @@ class Restorer(Protocol):
         targets: half-open range along D; sections outside it are clean. origin (B, 3): global (z, y, x) of
         each window's first voxel; it may be negative at the edge of the volume.
         Returns (B, D, H, W) in the same units. Must not depend on the batch, on order or on earlier calls.
+        """
+
+
+class SpreadRestorer(Restorer, Protocol):
+    """A restorer that can also say how sure it is; `needs` says spread: False where its settings allow no ensemble."""
+
+    def restore_with_spread(
+        self, window: F32, known: Mask, targets: tuple[int, int], origin: I64, draws: int
+    ) -> tuple[F32, F32]:
+        """What `restore` returns, bit for bit, and the standard deviation over `draws` samples.
+
+        Both (B, D, H, W) float32 in the units of `window`; the spread is finite, 0 or more, and 0 in sections outside
+        `targets`. It depends on what `restore` depends on and on `draws`, and on nothing else.
         """
 
 
@@ -146,8 +160,11 @@ def load(recipe: Recipe, voxel_nm: NM | None, *, threads: int = 0) -> tuple[Rest
     """
     path = BUILT_IN.get(recipe.restorer, recipe.restorer)
     made = _make(path, recipe, voxel_nm, threads)
-    needs = Needs.parse(made.needs, path)
-    _check_voxel_size(made.needs, voxel_nm, path)
+    answers = made.needs
+    able = callable(getattr(made, "restore_with_spread", None)) and bool(answers.get("spread", True))
+    needs = replace(Needs.parse(answers, path), spread=able)
+    _check_voxel_size(answers, voxel_nm, path)
+    _check_spread(recipe, able, path)
     return made, needs
 
 
@@ -197,6 +214,16 @@ def _check_voxel_size(answers: Mapping[str, object], voxel_nm: NM | None, path: 
             where=path,
             why=f"they know {lo.tolist()} to {hi.tolist()} nm (z, y, x)",
             do="choose another volume.level, or train on your own tissue: zmend train --help",
+        )
+
+
+def _check_spread(recipe: Recipe, able: bool, path: str) -> None:
+    if recipe.uncertainty and not able:
+        raise RestorerError(
+            f"the restorer '{recipe.restorer}' cannot say how sure it is",
+            where=f"recipe.uncertainty: {recipe.uncertainty} ({path})",
+            why="it draws no ensemble: it has no restore_with_spread, or declares spread: False with these settings",
+            do="set recipe.uncertainty: 0, or use a restorer that draws samples (diffusion)",
         )
 
 

@@ -1,4 +1,4 @@
-"""Run: drive the pending slabs of a plan through a bounded window of tasks, then merge.
+"""Run: drive the pending slabs of a plan through a bounded window of tasks, certify, then merge.
 
 The run emits events (small dicts with a `kind`); whoever called it decides what people see.
 """
@@ -10,36 +10,33 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline import certificate
 from pipeline.box import Box
-from pipeline.cluster import connect, threads_per_worker
-from pipeline.config import Config, Site
-from pipeline.errors import (
-    InputError,
-    Interrupted,
-    PlanChangedError,
-    StoreLockedError,
-    UsageError,
-    VolumeError,
-    ZmendError,
-)
-from pipeline.job import Proposal, current_plan, install, make_store, open_job
+from pipeline.cluster import Crew, OnEvent, in_words, threads_per_worker
+from pipeline.config import Config
+from pipeline.errors import Interrupted, PlanChangedError, UsageError, VolumeError
+from pipeline.job import Proposal, bound, current_plan, install, make_store, open_job
 from pipeline.ledger import Ledger, sweep
 from pipeline.lock import StoreLock
 from pipeline.merge import forget_merge, merge, read_merge, source_manifest
-from pipeline.plan import Plan, Slab
-from pipeline.slab import restore
-from pipeline.store import open_labels, open_overlay, update_attrs
+from pipeline.plan import Slab
+from pipeline.slab import Job, restore
+from pipeline.store import (
+    drop_uncertainty,
+    has_uncertainty,
+    open_labels,
+    open_overlay,
+    open_uncertainty,
+    update_attrs,
+)
 from pipeline.summary import environment, summarise
 
-OnEvent = Callable[[dict[str, Any]], None]
-WINDOW = 3  # slabs in flight per worker: two at work, one waiting; a stop has no more than these to finish
 GO_ON = "run the same command again to go on"
-HOPELESS = 10  # failures without a single success: everything fails alike, so stop
 
 
 @dataclass
@@ -76,12 +73,15 @@ def run(
                     "text": "chunks of the source changed since the last merge; if nobody meant that, stop",
                 }
             )
-        retired = _supersede(plan, ledger, out, run_id, named)
+        retired = _supersede(proposal, ledger, run_id, named)
         todo = [s for s in plan.slabs if not ledger.has(s.id)]
         if todo or retired:
             forget_merge(out)  # until it is merged again, the merged volume is not the overlay's
         tell({"kind": "begin", "run": run_id, "slabs": len(plan.slabs), "todo": len(todo), "retired": retired})
-        moved = _work_off(todo, plan, config, run_id, tell, stop)
+        with Crew(config.site, tell, lambda: stop.requested) as crew:
+            moved = _work_off(todo, crew, Task(out, plan.hash, threads_per_worker(config.site), run_id))
+            if not stop.requested:
+                _certify(crew, proposal)
         if stop.requested:
             raise Interrupted(
                 f"stopped with {sum(ledger.has(s.id) for s in plan.slabs)} of {len(plan.slabs)} slabs done",
@@ -96,131 +96,64 @@ def run(
     return summary
 
 
-def _work_off(todo: list[Slab], plan: Plan, config: Config, run_id: str, tell: OnEvent, stop: Stop) -> Counter[str]:
+def _work_off(todo: list[Slab], crew: Crew, task: Task) -> Counter[str]:
     moved: Counter[str] = Counter()
-    if not todo:
-        return moved
-    site, out = config.site, config.output.path
-    task = Task(out, plan.hash, threads_per_worker(site), run_id)
-    results = _serial(todo, task, site, tell, stop) if site.workers == 0 else _dask(todo, task, site, tell, stop)
-    for done in results:
+    for done in crew.work(todo, task) if todo else ():
         moved.update(bytes_read=done["bytes_read"], bytes_written=done["bytes_written"])
-        tell({"kind": "slab", **done})
+        crew.tell({"kind": "slab", **done})
     return moved
 
 
+def _certify(crew: Crew, proposal: Proposal) -> None:
+    """Measure on intact sections, unless that was done under this plan. Whatever fails is told, and fails no run."""
+    plan, out, asked = proposal.plan, proposal.config.output.path, proposal.config.certificate
+    if not asked or certificate.is_current(out, bound(plan), asked):
+        return
+    task, rows = Probe(out, plan.hash, threads_per_worker(proposal.config.site)), []
+    try:
+        slabs, why = certificate.probes(task.job(), asked)
+        for row in crew.work(slabs, task) if slabs else ():
+            rows.append(row)
+            crew.tell({"kind": "certificate", "done": len(rows), "of": len(slabs)})
+        if len(rows) == len(slabs):  # else asked to stop
+            certificate.write(out, certificate.summarise(bound(plan), asked, rows, why))
+    except Exception as error:
+        certificate.write(out, certificate.summarise(bound(plan), asked, [], in_words(error), failed=True))
+
+
 @dataclass(frozen=True)
-class Task:
-    """What a worker runs; with a slab's row, a few hundred bytes on the wire."""
+class _Opens:
+    """What a worker must know; with a slab's row, a few hundred bytes on the wire."""
 
     out: str
     plan: str
     threads: int
-    run: str
 
-    def __call__(self, row: list[Any]) -> dict[str, Any]:
+    def job(self) -> Job:
+        """Everything that a worker needs, opened once."""
         with _OPENING:
-            job = open_job(self.out, self.plan, self.threads)
-        record = restore(Slab.of(row), job, run=self.run)
-        return {k: record[k] for k in ("slab", "status", "voxels", "bytes_read", "bytes_written", "seconds", "write")}
+            return open_job(self.out, self.plan, self.threads)
 
 
 _OPENING = threading.Lock()  # two threads of a worker share one job: one model in memory, one lock around it
 
 
-@dataclass
-class Attempts:
-    """Counts failures and decides: try again, go on without, or stop."""
+@dataclass(frozen=True)
+class Task(_Opens):
+    """Restores a slab."""
 
-    allowed: int
-    tell: OnEvent
-    succeeded: bool = False
+    run: str
 
-    def __post_init__(self) -> None:
-        self.count: Counter[str] = Counter()
-        self.lost: list[tuple[Slab, BaseException]] = []
-
-    def again(self, slab: Slab, error: BaseException) -> bool:
-        """Whether to try the slab once more. Raises what trying again cannot mend."""
-        if isinstance(error, InputError | StoreLockedError):
-            raise error
-        self.count[slab.id] += 1
-        self.tell({"kind": "failure", "slab": slab.id, "attempt": self.count[slab.id], "error": in_words(error)})
-        if not self.succeeded and self.count.total() >= HOPELESS:
-            raise self._error(slab, error, f"{HOPELESS} failures and no success: everything fails alike")
-        if self.count[slab.id] < self.allowed:
-            return True
-        self.lost.append((slab, error))
-        return False
-
-    def finish(self) -> None:
-        """Raises for the first slab that was given up, if any."""
-        if self.lost:
-            slab, error = self.lost[0]
-            raise self._error(slab, error, f"{len(self.lost)} slabs failed {self.allowed} times each") from error
-
-    def _error(self, slab: Slab, error: BaseException, what: str) -> ZmendError:
-        return ZmendError(
-            what,
-            where=f"slab {slab.id} {slab.write}",
-            why=in_words(error),
-            do="mend the cause and run again: finished slabs are kept; -vv shows the traceback",
-        )
+    def __call__(self, row: list[Any]) -> dict[str, Any]:
+        record = restore(Slab.of(row), self.job(), run=self.run)
+        return {k: record[k] for k in ("slab", "status", "voxels", "bytes_read", "bytes_written", "seconds", "write")}
 
 
-def in_words(error: BaseException) -> str:
-    """An error as people read it."""
-    if type(error).__name__ == "KilledWorker":
-        return "the worker died again and again while it held this slab: out of memory, or killed from outside"
-    return f"{type(error).__name__}: {error}"
+class Probe(_Opens):
+    """Measures how well a tile of an intact section is restored."""
 
-
-def _serial(todo: Iterable[Slab], task: Task, site: Site, tell: OnEvent, stop: Stop) -> Iterator[dict[str, Any]]:
-    attempts = Attempts(site.attempts, tell)
-    queue = list(reversed(list(todo)))
-    while queue and not stop.requested:
-        slab = queue.pop()
-        try:
-            yield task(slab.row())
-            attempts.succeeded = True
-        except Exception as error:
-            if attempts.again(slab, error):
-                queue.append(slab)
-    attempts.finish()
-
-
-def _dask(todo: Iterable[Slab], task: Task, site: Site, tell: OnEvent, stop: Stop) -> Iterator[dict[str, Any]]:
-    from distributed import as_completed
-
-    with connect(site) as client:
-        attempts, pending = Attempts(site.attempts, tell), iter(todo)
-        flying: dict[str, Slab] = {}
-        done = as_completed(loop=client.loop)
-
-        def send(slab: Slab) -> None:
-            key = f"slab-{slab.id}-{attempts.count[slab.id]}"
-            flying[key] = slab
-            done.add(client.submit(task, slab.row(), key=key, retries=0, pure=False))
-
-        def refill() -> None:
-            while len(flying) < WINDOW * site.workers and not stop.requested:
-                slab = next(pending, None)
-                if slab is None:
-                    return
-                send(slab)
-
-        refill()
-        while flying:
-            future = next(done)
-            slab, error = flying.pop(future.key), future.exception()
-            if error is None:
-                attempts.succeeded = True
-                yield future.result()
-            elif attempts.again(slab, error) and not stop.requested:
-                send(slab)
-            future.release()  # a result that is kept would be computed again when its worker dies
-            refill()
-        attempts.finish()
+    def __call__(self, row: list[Any]) -> dict[str, Any]:
+        return certificate.measure(Slab.of(row), self.job())
 
 
 def _named(prefixes: Sequence[str], ledger: Ledger) -> set[str]:
@@ -232,19 +165,24 @@ def _named(prefixes: Sequence[str], ledger: Ledger) -> set[str]:
     return set().union(*named.values())
 
 
-def _supersede(plan: Plan, ledger: Ledger, out: str, run_id: str, redo: set[str]) -> int:
+def _supersede(proposal: Proposal, ledger: Ledger, run_id: str, redo: set[str]) -> int:
     """Put the plan in force: retire the records of other plans and erase the chunks that they wrote."""
-    overlay, labels = open_overlay(out), open_labels(out)
-    here = set(overlay.present()) & set(labels.present())
+    plan, out = proposal.plan, proposal.config.output.path
+    arrays = [open_overlay(out), open_labels(out), *([open_uncertainty(out)] if has_uncertainty(out) else [])]
+    here = [set(array.present()) for array in arrays]
     wanted = {s.id for s in plan.slabs}
     stale = redo | {i for i in ledger.ids() if i not in wanted or not _whole(ledger, i, here)}
     ledger.retire(stale)
     for path, record in ledger.retiring():
         for start, stop, *_ in record["chunks"]:
-            for array in (overlay, labels):
+            for array in arrays:
                 array.erase(Box(tuple(start), tuple(stop)) & Box.of(array.shape))
         ledger.finish_retiring(path, run_id)
+    if not certificate.is_current(out, bound(plan)):
+        certificate.forget(out)
     update_attrs(out, zmend={"head": plan.hash, "weights": plan.header["restorer"]["digest"]})
+    if not proposal.config.recipe.uncertainty:
+        drop_uncertainty(out, proposal.source, mode=proposal.config.output.mode)
     return len(stale)
 
 
@@ -254,14 +192,20 @@ def _source_moved_on(proposal: Proposal) -> bool:
     return merged is not None and merged["source_manifest"] != source_manifest(proposal.source)
 
 
-def _whole(ledger: Ledger, slab_id: str, here: set[Box]) -> bool:
-    """Whether all chunks that a record tells of exist. What lost one is done again, like what was never done."""
+def _whole(ledger: Ledger, slab_id: str, here: list[set[Box]]) -> bool:
+    """Whether all chunks that a record tells of exist. What lost one is done again, like what was never done.
+
+    here: the chunks of overlay, labels and uncertainty, in the order of a record's digests.
+    """
     try:
         record = ledger.get(slab_id)
     except VolumeError:
         ledger.discard(slab_id)
         return True  # nothing is left to retire
-    return all(Box(tuple(c[0]), tuple(c[1])) in here for c in record["chunks"])
+    return all(
+        len(c) - 2 <= len(here) and all(Box(tuple(c[0]), tuple(c[1])) in there for there in here[: len(c) - 2])
+        for c in record["chunks"]
+    )
 
 
 def _merge(proposal: Proposal, tell: OnEvent, stop: Stop) -> Counter[str]:

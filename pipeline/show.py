@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from pipeline.certificate import sentence
+
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 LOG_EVERY_S = 60.0
@@ -63,9 +65,9 @@ class Progress:
             )
         elif kind == "warning":
             err.print(f"[yellow]warning: {escape(event['text'])}[/]")
-        elif kind == "merge":
+        elif kind in ("certificate", "merge"):
             self.done, self.of = event["done"], event["of"]
-            self._update("merge")
+            self._update(kind)
 
     def _update(self, what: str) -> None:
         self.bar.update(self.task, description=what, completed=self.done, total=self.of)
@@ -152,9 +154,19 @@ def summary(document: dict[str, Any]) -> None:
         f"{document['voxels_restored']:,} voxels restored in {document['seconds']:.1f} s -> "
         f"{escape(document['output'])}"
     )
+    if document["voxels_uncertain"]:
+        out.print(f"{document['voxels_uncertain']:,} voxels restored but uncertain, label 5: do not trust them")
     if document["not_restorable"]:
         out.print("left as they were, label 4:\n  " + _refused(document["not_restorable"]).replace("\n", "\n  "))
+    if document["certificate"]:
+        out.print(f"certificate: {escape(sentence(document['certificate']))}")
     out.print(f"next: zmend verify {escape(document['output'])}")
+
+
+def status(document: dict[str, Any]) -> None:
+    """How far a run has come."""
+    pairs({k: v for k, v in document.items() if k != "certificate"})
+    out.print(f"certificate: {escape(sentence(document['certificate']))}")
 
 
 def check(document: dict[str, Any]) -> None:
@@ -171,9 +183,14 @@ def verdict(document: dict[str, Any]) -> None:
     outside = "no merged volume" if changed is None else f"{changed} voxels changed outside the mask"
     out.print(
         f"{'verified' if document['ok'] else '[red]NOT verified[/]'}: "
-        f"{document['voxels_synthetic']:,} synthetic voxels on record, "
+        f"{document['voxels_synthetic']:,} synthetic voxels on record"
+        f"{_of_them(document['voxels_uncertain'])}, "
         f"{outside}, {document['voxels_left']:,} left as they were"
     )
+
+
+def _of_them(uncertain: int) -> str:
+    return f" ({uncertain:,} of them uncertain)" if uncertain else ""
 
 
 def demo(document: dict[str, Any]) -> None:

@@ -13,23 +13,25 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import blend
 from pipeline.box import Box
+from pipeline.errors import RestorerError
 from pipeline.flags import Flags, MaskReader, flagged
 from pipeline.ledger import Ledger
 from pipeline.plan import Geometry, Slab, refusal, runs
 from pipeline.recipe import Recipe
-from pipeline.restorer import Needs, Restorer
-from pipeline.volume import Volume
+from pipeline.restorer import Needs, Restorer, SpreadRestorer
+from pipeline.volume import Volume, Written, voxels_sha256
 
 U8: TypeAlias = NDArray[np.uint8]
 Mask: TypeAlias = NDArray[np.bool_]
 F32: TypeAlias = NDArray[np.float32]
+I64: TypeAlias = NDArray[np.int64]
 Voxels: TypeAlias = NDArray[Any]
 ABSENT = (
     "a neighbouring section has no chunk here in the source, so nothing vouches for its voxels"
@@ -51,6 +53,7 @@ class Job:
     needs: Needs
     recipe: Recipe
     bound: dict[str, Any]  # digests that every record carries: plan, recipe, weights, flags
+    uncertainty: Volume | None = None  # where the spread goes, if the recipe asks for it
     absent_is_unknown: bool = True
     # One computation at a time in a process, so that reading and writing of other slabs overlap with it.
     compute_lock: AbstractContextManager[Any] = field(default_factory=threading.Lock)
@@ -71,12 +74,27 @@ class Gap:
     window: tuple[int, int]  # targets and the clean sections used
 
 
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What one chunk of the overlay, the labels and the uncertainty is to hold. All (z, y, x) of the box."""
+
+    box: Box
+    sections: Voxels
+    labels: U8
+    counts: U8 | None  # None: no spread is asked for, or nothing was restored here
+
+    def digests(self) -> list[str]:
+        """What a record says of the chunk once it is written."""
+        return [voxels_sha256(a) for a in (self.sections, self.labels, self.counts) if a is not None]
+
+
 @dataclass
 class Result:
     """Every voxel that a slab decides, before anything is written."""
 
-    sections: Voxels  # (z, y, x) of the write box: restored where labelled 1..3, else the source
+    sections: Voxels  # (z, y, x) of the write box: restored where labelled synthetic, else the source
     labels: U8
+    counts: U8  # spread of the ensemble as blend.to_counts has it: 0 where not restored, or where none was drawn
     inputs_sha256: str
     left: list[dict[str, Any]] = field(default_factory=list)  # flagged voxels that could not be restored, and why
     quarantined: str = ""
@@ -84,19 +102,7 @@ class Result:
 
 def compute(slab: Slab, job: Job) -> Result:
     """Decide every voxel of the write box. Reads only; depends on nothing but the job and the slab's read box."""
-    data = job.source.read(slab.read)
-    flag = flagged(job.flags.touching(slab.read), slab.read, job.read_mask)
-    absent = _absent(slab.read, job)
-    inside = slab.write.within(slab.read)
-    digest = hashlib.sha256(data.tobytes() + flag.tobytes() + np.packbits(absent).tobytes()).hexdigest()
-    result = Result(data[inside].copy(), np.zeros(slab.write.shape, np.uint8), digest)
-    # An absent chunk that nobody flagged stays as it is, but vouches for nothing.
-    scene = Scene(slab, data, flag, (flag > 0) | absent, absent)
-    with job.compute_lock:
-        _restore_tiles(scene, job, result)
-    # Whatever was flagged and not restored is labelled so.
-    result.labels[(flag[inside] > 0) & (result.labels == blend.ORIGINAL)] = blend.LEFT
-    return result
+    return decide(look(slab, job), job)
 
 
 @dataclass(frozen=True)
@@ -109,9 +115,36 @@ class Scene:
     unknown: Mask
     absent: Mask
 
+    @property
+    def inputs_sha256(self) -> str:
+        """Of everything that was read."""
+        seen = self.data.tobytes() + self.flag.tobytes() + np.packbits(self.absent).tobytes()
+        return hashlib.sha256(seen).hexdigest()
+
     def view(self, box: Box) -> tuple[slice, slice, slice]:
         """Slices of the part of `box` that lies in the read box."""
         return (box & self.slab.read).within(self.slab.read)
+
+
+def look(slab: Slab, job: Job) -> Scene:
+    """Read the slab's read box, and what the flags say of it."""
+    data = job.source.read(slab.read)
+    flag = flagged(job.flags.touching(slab.read), slab.read, job.read_mask)
+    absent = _absent(slab.read, job)
+    # An absent chunk that nobody flagged stays as it is, but vouches for nothing.
+    return Scene(slab, data, flag, (flag > 0) | absent, absent)
+
+
+def decide(scene: Scene, job: Job) -> Result:
+    """Every voxel of the scene's write box. Reads nothing, and leaves the scene as it is."""
+    inside, shape = scene.slab.write.within(scene.slab.read), scene.slab.write.shape
+    labels, counts = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+    result = Result(scene.data[inside].copy(), labels, counts, scene.inputs_sha256)
+    with job.compute_lock:
+        _restore_tiles(scene, job, result)
+    # Whatever was flagged and not restored is labelled so.
+    result.labels[(scene.flag[inside] > 0) & (result.labels == blend.ORIGINAL)] = blend.LEFT
+    return result
 
 
 def _absent(box: Box, job: Job) -> Mask:
@@ -131,18 +164,35 @@ def _restore_tiles(scene: Scene, job: Job, result: Result) -> None:
         for i in range(0, len(gaps), job.recipe.batch):
             batch = gaps[i : i + job.recipe.batch]
             windows = [_window(g, scene, job) for g in batch]
-            made = job.restorer.restore(
+            made, spreads = _predict(
+                job,
                 np.stack([w for w, _ in windows]),  # (B, D, H, W)
                 np.stack([k for _, k in windows]),
                 (before, before + length),
                 np.array([_origin(g, job.needs) for g in batch], np.int64),
             )
-            for gap, (window, known), prediction in zip(batch, windows, made, strict=True):
-                why = _fault(gap, window, known, prediction)
+            for gap, (window, known), prediction, spread in zip(batch, windows, made, spreads, strict=True):
+                why = _fault(gap, window, known, prediction, spread)
                 if why:
                     _quarantine(gap, scene, why, result)
                 else:
-                    _paste(gap, scene, job, window, known, prediction, result)
+                    _paste(gap, scene, job, window, known, prediction, spread, result)
+
+
+def _predict(job: Job, window: F32, known: Mask, targets: tuple[int, int], origin: I64) -> tuple[F32, F32]:
+    """The restorer's answer and the spread of its ensemble, both (B, D, H, W); no spread where none is asked for."""
+    draws = job.recipe.uncertainty
+    if not draws:
+        return job.restorer.restore(window, known, targets, origin), np.broadcast_to(np.float32(0), window.shape)
+    made, spread = cast(SpreadRestorer, job.restorer).restore_with_spread(window, known, targets, origin, draws)
+    if made.shape != window.shape or spread.shape != window.shape:
+        raise RestorerError(
+            "the restorer breaks its contract",
+            where=f"{job.needs.name}.restore_with_spread",
+            why=f"it was given windows {window.shape} and returned {made.shape} voxels, {spread.shape} spreads",
+            do="return both with the shape of the window; set recipe.uncertainty: 0 meanwhile",
+        )
+    return made, spread
 
 
 def _gaps(scene: Scene, job: Job, result: Result) -> Iterator[Gap]:
@@ -219,12 +269,13 @@ def _window(gap: Gap, scene: Scene, job: Job) -> tuple[F32, Mask]:
     return np.pad(voxels, margin, mode="symmetric"), np.pad(known, margin, mode="symmetric")
 
 
-def _fault(gap: Gap, window: F32, known: Mask, prediction: F32) -> str:
+def _fault(gap: Gap, window: F32, known: Mask, prediction: F32, spread: F32) -> str:
     """Why a gap's prediction is not fit to be written, or nothing. Looks at the tile's whole window, never at the
     slab's part of it: the verdict must not depend on how the volume is cut."""
     first, last = (z - gap.window[0] for z in gap.targets)
     neighbours = [window[d] for d in (first - 1, last) if 0 <= d < len(window)]
-    return next(filter(None, (blend.fault(prediction[d], ~known[d], neighbours) for d in range(first, last))), "")
+    faults = (blend.fault(prediction[d], ~known[d], neighbours) for d in range(first, last))
+    return next(filter(None, faults), "") or blend.spread_fault(spread[first:last])
 
 
 def _quarantine(gap: Gap, scene: Scene, why: str, result: Result) -> None:
@@ -235,8 +286,10 @@ def _quarantine(gap: Gap, scene: Scene, why: str, result: Result) -> None:
     result.quarantined = result.quarantined or f"{mine}: {why}"
 
 
-def _paste(gap: Gap, scene: Scene, job: Job, window: F32, known: Mask, prediction: F32, result: Result) -> None:
-    """Seat and cast the prediction, and put the tile's flagged voxels in their place."""
+def _paste(
+    gap: Gap, scene: Scene, job: Job, window: F32, known: Mask, prediction: F32, spread: F32, result: Result
+) -> None:
+    """Seat and cast the prediction, and put the tile's flagged voxels in their place, with the ensemble's spread."""
     write = scene.slab.write
     box = _padded(gap.tile, job.needs).with_z(*gap.window)
     for z in range(max(gap.targets[0], write.start[0]), min(gap.targets[1], write.stop[0])):
@@ -250,6 +303,10 @@ def _paste(gap: Gap, scene: Scene, job: Job, window: F32, known: Mask, predictio
         label = np.where(wanted == 1, blend.SYNTHESISED, blend.REPAIRED).astype(np.uint8)
         label[(wanted == 2) & band[inside]] = blend.FEATHER
         here = core.within(write)
+        if job.recipe.uncertainty:
+            counts = blend.to_counts(spread[d][inside])
+            label[blend.refused(counts, job.recipe.refuse_above)] = blend.UNCERTAIN
+            np.copyto(result.counts[here][0], counts, where=wanted > 0)
         np.copyto(result.sections[here][0], made, where=wanted > 0)
         np.copyto(result.labels[here][0], label, where=wanted > 0)
 
@@ -258,13 +315,15 @@ def _left(box: Box, voxels: int, why: str) -> dict[str, Any]:
     return {"z": [box.start[0], box.stop[0]], "box": [box.start[1:], box.stop[1:]], "voxels": voxels, "why": why}
 
 
-def chunks(slab: Slab, job: Job, result: Result) -> Iterator[tuple[Box, Voxels, U8]]:
-    """The overlay's chunks that hold labelled voxels: box, sections and labels. All others are not written."""
+def chunks(slab: Slab, job: Job, result: Result) -> Iterator[Content]:
+    """The overlay's chunks that hold labelled voxels. All others are not written."""
     for cell in slab.write.cells(job.overlay.grain):
         box = cell & slab.write
         here = box.within(slab.write)
-        if result.labels[here].any():
-            yield box, result.sections[here], result.labels[here]
+        labels = result.labels[here]
+        if labels.any():
+            spread = job.uncertainty is not None and blend.synthetic(labels).any()
+            yield Content(box, result.sections[here], labels, result.counts[here] if spread else None)
 
 
 def restore(slab: Slab, job: Job, *, run: str, on_step: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
@@ -274,12 +333,9 @@ def restore(slab: Slab, job: Job, *, run: str, on_step: Callable[[str], None] = 
     result = compute(slab, job)
     computed = time.perf_counter()
     on_step("write")
-    written = [
-        (box, job.overlay.write(box, sections), job.labels.write(box, labels))
-        for box, sections, labels in chunks(slab, job, result)
-    ]
+    written = [(content.box, _write(content, job)) for content in chunks(slab, job, result)]
     on_step("record")
-    counts = np.bincount(result.labels.ravel(), minlength=5)
+    counts = np.bincount(result.labels.ravel(), minlength=6)
     record = {
         **job.bound,
         "slab": slab.id,
@@ -288,16 +344,24 @@ def restore(slab: Slab, job: Job, *, run: str, on_step: Callable[[str], None] = 
         "write": [slab.write.start, slab.write.stop],
         "read": [slab.read.start, slab.read.stop],
         "inputs_sha256": result.inputs_sha256,
-        "voxels": {str(v): int(counts[v]) for v in range(1, 5)},
+        "voxels": {str(v): int(counts[v]) for v in range(1, 6)},
         "left": _grouped(result.left),
         "quarantined": result.quarantined,
-        "chunks": [[b.start, b.stop, o.sha256, n.sha256] for b, o, n in written],
+        "chunks": [[box.start, box.stop, *(w.sha256 for w in parts)] for box, parts in written],
         "bytes_read": _chunk_bytes(slab.read, job.source),
-        "bytes_written": sum(o.bytes + n.bytes for _, o, n in written),
+        "bytes_written": sum(w.bytes for _, parts in written for w in parts),
         "seconds": [round(computed - began, 3), round(time.perf_counter() - computed, 3)],
     }
     job.ledger.commit(record)
     return record
+
+
+def _write(content: Content, job: Job) -> list[Written]:
+    """Overlay, labels and, where voxels were restored and a spread is asked for, the spread."""
+    written = [job.overlay.write(content.box, content.sections), job.labels.write(content.box, content.labels)]
+    if job.uncertainty is not None and content.counts is not None:
+        written.append(job.uncertainty.write(content.box, content.counts))
+    return written
 
 
 def _chunk_bytes(box: Box, volume: Volume) -> int:

@@ -4,6 +4,8 @@
       0..N               merged levels, their metadata copied from the source byte for byte (mode "volume")
       zmend/overlay      restored sections, sparse, chunks one section deep
       labels/synthetic   uint8, sparse: what every voxel is; as many levels 0..M as the image has
+      zmend/uncertainty  uint8, sparse: spread of an ensemble, in the grey levels per count that its attributes tell;
+                         there only where the recipe asks for it
 
 Writes metadata documents only; arrays are made by `Volume.create`, so zarr is not imported here.
 """
@@ -31,32 +33,47 @@ from pipeline.ome import (
     label_attributes,
     labels_attributes,
 )
+from pipeline.recipe import GREY_PER_COUNT
 from pipeline.volume import Volume
 
 SCHEMA = "zmend-store/1"
 OVERLAY = "zmend/overlay"
 LABELS = "labels/synthetic"
+UNCERTAINTY = "zmend/uncertainty"
+SPREAD: Json = {
+    "grey_levels_per_count": GREY_PER_COUNT,
+    "meaning": "standard deviation of the ensemble, in grey levels of 0..255 (of the recipe's intensity window), "
+    "rounded up; 0 where nothing was restored, 255 is that or more",
+}
 Mode = Literal["volume", "overlay"]
 
 
 def create_output(
-    out: str, source: Volume, *, mode: Mode, chunk_yx: int, shard_yx: int | None, extra: dict[str, Any]
+    out: str,
+    source: Volume,
+    *,
+    mode: Mode,
+    chunk_yx: int,
+    shard_yx: int | None,
+    extra: dict[str, Any],
+    spread: bool = False,
 ) -> None:
     """Make the output store of `source`, or check and (if the source has grown in z) extend the one that is there.
 
     chunk_yx, shard_yx: edge lengths in voxels of the overlay's chunks and shards (shards: Zarr v3 only, else ignored).
-    extra: JSON values that join the attribute `zmend` of a new store.
+    extra: JSON values that join the attribute `zmend` of a new store. spread: whether it has a zmend/uncertainty; one
+    that is there stays until `drop_uncertainty`.
     Raises VolumeError: something else is there, the store is of another source or grid, or `out` is a URL.
     """
     path = _outside(out, source)
     grid = _grid(source, chunk_yx, shard_yx)
-    if not _is_free(path) or not _build(path, source, mode, grid, extra):
+    if not _is_free(path) or not _build(path, source, mode, grid, extra, spread):
         _check_grid(path, grid)
-        adopt(str(path), source, mode=mode)
+        adopt(str(path), source, mode=mode, spread=spread)
 
 
-def adopt(out: str, source: Volume, *, mode: Mode) -> None:
-    """Check that the store is of `source`; extend it to a source that has grown; add the merged levels it lacks.
+def adopt(out: str, source: Volume, *, mode: Mode, spread: bool = False) -> None:
+    """Check that the store is of `source`; extend it to a source that has grown; add the arrays it lacks.
 
     A store that has merged levels keeps them in either mode. Raises VolumeError for a store of another source.
     """
@@ -66,12 +83,19 @@ def adopt(out: str, source: Volume, *, mode: Mode) -> None:
     levels = mode == "volume" or _document(files / "0") is not None
     overlay = open_overlay(out)
     grid = {"chunks": overlay.chunks, "shards": overlay.grain if overlay.layout.index_at else None}
-    _put_arrays(files, source, levels, grid)
+    _put_arrays(files, source, levels, grid, spread or has_uncertainty(out))
     attributes = read_attrs(out) | _attributes(source, levels, said | {"source": _about(source)})
     if attributes != read_attrs(out) or misdescribed(out, source):
         _put_group(files / "labels", source.zarr_format, labels_attributes(_version(source), ["synthetic"]))
-        _put_group(files / LABELS, source.zarr_format, _label_attributes(source, levels))
+        _put_group(files / LABELS, source.zarr_format, _label_attributes(source, levels, has_uncertainty(out)))
         _put_group(files, source.zarr_format, attributes)
+
+
+def drop_uncertainty(out: str, source: Volume, *, mode: Mode) -> None:
+    """Remove the spread from a store whose recipe no longer asks for it; no record may tell of its chunks any more."""
+    if (_local(out) / UNCERTAINTY).exists():
+        shutil.rmtree(_local(out) / UNCERTAINTY)
+        adopt(out, source, mode=mode)  # the labels' classes
 
 
 def misdescribed(out: str, source: Volume) -> list[str]:
@@ -80,7 +104,7 @@ def misdescribed(out: str, source: Volume) -> list[str]:
     due = {
         "": _attributes(source, levels, {}),
         "labels": labels_attributes(_version(source), ["synthetic"]),
-        LABELS: _label_attributes(source, levels),
+        LABELS: _label_attributes(source, levels, has_uncertainty(out)),
     }
     return [group or out for group, wanted in due.items() if not _holds(out, group, wanted)]
 
@@ -101,6 +125,33 @@ def open_overlay(out: str) -> Volume:
 def open_labels(out: str, level: int = 0) -> Volume:
     """A level of the label image `synthetic`, to write. Raises VolumeError where there is no store, no such level."""
     return Volume.open(f"{_local(out)}/{LABELS}/{level}", writable=True)
+
+
+def open_uncertainty(out: str) -> Volume:
+    """The spread of the ensemble, to write. Raises VolumeError where the store has none, or of another scale."""
+    if not has_uncertainty(out):
+        raise VolumeError(
+            "the store tells no uncertainty",
+            where=f"{out}/{UNCERTAINTY}",
+            why="its recipe asks for none, or the array was deleted",
+            do="set recipe.uncertainty, or run again: what was deleted is made again",
+        )
+    array = Volume.open(f"{_local(out)}/{UNCERTAINTY}", writable=True)
+    raw = array.files.read("zarr.json")
+    said = json.loads(raw)["attributes"] if raw else json.loads(array.files.read(".zattrs") or b"{}")
+    if said.get("zmend", {}).get("grey_levels_per_count") != GREY_PER_COUNT:
+        raise VolumeError(
+            f"the counts of the uncertainty are not of {GREY_PER_COUNT} grey levels",
+            where=array.uri,
+            why="its attributes were edited, or another version of zmend wrote it",
+            do="name another output",
+        )
+    return array
+
+
+def has_uncertainty(out: str) -> bool:
+    """Whether the store tells the spread of an ensemble."""
+    return _document(Files(str(_local(out))) / UNCERTAINTY) is not None
 
 
 def open_merged(out: str) -> Volume:
@@ -138,12 +189,12 @@ def update_attrs(out: str, *, zmend: Json) -> None:
 # --- making
 
 
-def _build(path: Path, source: Volume, mode: Mode, grid: dict[str, Any], extra: Json) -> bool:
+def _build(path: Path, source: Volume, mode: Mode, grid: dict[str, Any], extra: Json, spread: bool) -> bool:
     """Build under another name and rename: never a half-made store. False where someone else was faster."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.partial")
     try:
-        _fill(Files(str(temporary)), source, mode, grid, extra)
+        _fill(Files(str(temporary)), source, mode, grid, extra, spread)
         temporary.rename(path)
     except OSError:
         if _is_free(path):
@@ -155,29 +206,31 @@ def _build(path: Path, source: Volume, mode: Mode, grid: dict[str, Any], extra: 
     return True
 
 
-def _fill(files: Files, source: Volume, mode: Mode, grid: dict[str, Any], extra: Json) -> None:
+def _fill(files: Files, source: Volume, mode: Mode, grid: dict[str, Any], extra: Json, spread: bool) -> None:
     form, levels = source.zarr_format, mode == "volume"
     _put_group(files / "zmend", form, {})
     _put_group(files / "labels", form, labels_attributes(_version(source), ["synthetic"]))
-    _put_group(files / LABELS, form, _label_attributes(source, levels))
-    _put_arrays(files, source, levels, grid)
+    _put_group(files / LABELS, form, _label_attributes(source, levels, spread))
+    _put_arrays(files, source, levels, grid, spread)
     zmend = {"schema": SCHEMA, "source": _about(source), **extra}
     _put_group(files, form, _attributes(source, levels, zmend))
 
 
-def _put_arrays(files: Files, source: Volume, levels: bool, grid: dict[str, Any]) -> None:
+def _put_arrays(files: Files, source: Volume, levels: bool, grid: dict[str, Any], spread: bool) -> None:
     """Make the arrays that are not there; give those that are the sections by which the source has grown."""
     pyramid = source.pyramid() if levels else (source,)
     names = [a["name"] for a in _image(source).axes]
     for i, level in enumerate(pyramid if levels else ()):
         _put_level(files / str(i), level, names)
-    sparse = [(OVERLAY, source, source.dtype)]
-    sparse += [(f"{LABELS}/{i}", level, np.dtype(np.uint8)) for i, level in enumerate(pyramid)]
-    for path, like, dtype in sparse:
+    small = np.dtype(np.uint8)
+    sparse: list[tuple[str, Volume, np.dtype[Any], Json]] = [(OVERLAY, source, source.dtype, {})]
+    sparse += [(f"{LABELS}/{i}", level, small, {}) for i, level in enumerate(pyramid)]
+    sparse += [(UNCERTAINTY, source, small, SPREAD)] if spread else []
+    for path, like, dtype, about in sparse:
         array = files / path
         if _document(array) is None:
-            form = source.zarr_format
-            Volume.create(array.uri, shape=like.shape, dtype=dtype, voxel_nm=like.voxel_nm, zarr_format=form, **grid)
+            new = {"shape": like.shape, "dtype": dtype, "voxel_nm": like.voxel_nm, "zarr_format": source.zarr_format}
+            Volume.create(array.uri, **new, **grid, about=about)  # type: ignore[arg-type]
         elif Volume.open(array.uri).shape != like.shape:
             Volume.open(array.uri, writable=True).resize(like.shape)
 
@@ -214,10 +267,11 @@ def _attributes(source: Volume, levels: bool, zmend: Json) -> Json:
     return image_attributes(image) | {"zmend": zmend}
 
 
-def _label_attributes(source: Volume, levels: bool) -> Json:
+def _label_attributes(source: Volume, levels: bool, uncertain: bool) -> Json:
     image = _image(source)
     count = len(image.levels) if levels else 1  # OME: as many as the image has
-    return label_attributes(flat_image(image, [str(i) for i in range(count)], "synthetic"))
+    levels_at = flat_image(image, [str(i) for i in range(count)], "synthetic")
+    return label_attributes(levels_at, uncertain=uncertain)
 
 
 def _version(source: Volume) -> str:

@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pipeline.blend import RESTORED, UNCERTAIN
+from pipeline.certificate import brief
 from pipeline.job import current_plan
 from pipeline.ledger import Ledger
 from pipeline.lock import holder
@@ -18,7 +20,7 @@ from pipeline.plan import Plan
 
 def summarise(plan: Plan, ledger: Ledger, run_id: str, out: str, moved: Counter[str], seconds: float) -> dict[str, Any]:
     """The final word of a run, in a stable form."""
-    done = quarantined = voxels = 0
+    done = quarantined = voxels = uncertain = 0
     left: list[dict[str, Any]] = []
     for slab in plan.slabs:
         if not ledger.has(slab.id):
@@ -26,7 +28,8 @@ def summarise(plan: Plan, ledger: Ledger, run_id: str, out: str, moved: Counter[
         record = ledger.get(slab.id)
         quarantined += record["status"] == "quarantined"
         done += record["status"] == "done"
-        voxels += sum(record["voxels"][label] for label in "123")
+        voxels += sum(record["voxels"].get(str(label), 0) for label in RESTORED)
+        uncertain += record["voxels"].get(str(UNCERTAIN), 0)
         left += record["left"]
     return {
         "run": run_id,
@@ -35,6 +38,8 @@ def summarise(plan: Plan, ledger: Ledger, run_id: str, out: str, moved: Counter[
         "quarantined": quarantined,
         "not_restorable": _by_run(left),
         "voxels_restored": voxels,
+        "voxels_uncertain": uncertain,
+        "certificate": brief(out),
         "bytes_read": moved["bytes_read"],
         "bytes_written": moved["bytes_written"],
         "seconds": round(seconds, 3),
@@ -57,9 +62,9 @@ def status(out: str) -> dict[str, Any]:
     began = sorted(p.name for p in (Path(out) / "zmend" / "runs").glob("*"))
     found = summarise(plan, ledger, began[-1] if began else "", out, Counter(), 0.0)
     waiting = len(plan.slabs) - found["done"] - found["quarantined"]
-    keep = ("run", "slabs", "done", "quarantined", "not_restorable", "voxels_restored", "output", "plan")
+    left_out = ("bytes_read", "bytes_written", "seconds")
     return {
-        **{k: found[k] for k in keep},
+        **{k: v for k, v in found.items() if k not in left_out},
         "pending": waiting,
         "merged": read_merge(out) is not None,
         "locked": bool(holder(out)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.blend import LEFT, ORIGINAL
+from pipeline import certificate
+from pipeline.blend import LEFT, RESTORED, UNCERTAIN, refused, synthetic
 from pipeline.box import ZYX, Box
 from pipeline.errors import PlanChangedError, VolumeError, ZmendError
 from pipeline.flags import flagged
@@ -24,7 +26,7 @@ from pipeline.lock import holder
 from pipeline.merge import audit, read_merge, source_manifest
 from pipeline.plan import Plan, Slab
 from pipeline.slab import Job, chunks, compute
-from pipeline.store import misdescribed, open_merged, read_attrs
+from pipeline.store import has_uncertainty, misdescribed, open_merged, read_attrs
 from pipeline.volume import Volume
 
 SHOWN = 5  # findings named per check; the rest is counted
@@ -79,6 +81,7 @@ def verify(
         "inputs": lambda: _inputs(plan, job),
         "digests": lambda: _digests(records, job, threads, tally),
         "lineage": lambda: _lineage(plan, records, job),
+        "certificate": lambda: _certificate(out, job, recompute=replay > 0),
     }
     if merged is not None and read_merge(out) is not None:  # else it is no volume yet, which "finished" says
         steps["identity"] = lambda: _identity(merged, job, threads, tally)
@@ -98,6 +101,7 @@ def verify(
         "voxels_compared": tally["compared"],
         "voxels_changed_outside_mask": tally["changed"] if "identity" in steps else None,
         "voxels_synthetic": tally["synthetic"],
+        "voxels_uncertain": tally["uncertain"],
         "voxels_left": tally["left"],
         "replayed": min(replay, len(records)),
     }
@@ -116,6 +120,7 @@ def _unopened(out: str, error: Exception, on_check: Callable[[dict[str, Any]], N
         "voxels_compared": 0,
         "voxels_changed_outside_mask": None,
         "voxels_synthetic": 0,
+        "voxels_uncertain": 0,
         "voxels_left": 0,
         "replayed": 0,
     }
@@ -160,10 +165,13 @@ def _structure(out: str, job: Job, merged: Volume | None) -> Check:
     """Shapes, dtypes and chunk depths are those of the source."""
     check, source = Check("structure"), job.source
     arrays = [("zmend/overlay", job.overlay, source.dtype), ("labels/synthetic", job.labels, np.dtype(np.uint8))]
+    arrays += [("zmend/uncertainty", job.uncertainty, np.dtype(np.uint8))] if job.uncertainty is not None else []
     arrays += [("the merged volume", merged, source.dtype)] if merged is not None else []
     for name, array, dtype in arrays:
         if array.shape != source.shape or array.dtype != dtype:
             check.findings.append(f"{name} is {array.dtype} {array.shape}, the source {dtype} {source.shape}")
+    if job.uncertainty is None and has_uncertainty(out):
+        check.findings.append("zmend/uncertainty is there, though the recipe asks for none: run again")
     check.findings += [
         f"the OME attributes of {group} are not what they must be" for group in misdescribed(out, source)
     ]
@@ -202,19 +210,24 @@ def _inputs(plan: Plan, job: Job) -> Check:
 def _digests(records: dict[str, Any], job: Job, threads: int, tally: Counter[str]) -> Check:
     """Every chunk that a record names is there and hashes to what the record says; labels add up."""
     check = Check("digests")
-    work = [(slab, Box(tuple(c[0]), tuple(c[1])), c[2], c[3]) for slab, r in records.items() for c in r["chunks"]]
+    work = [(slab, Box(tuple(c[0]), tuple(c[1])), c[2:]) for slab, r in records.items() for c in r["chunks"]]
 
-    def look(item: tuple[str, Box, str, str]) -> tuple[str, list[str], Counter[int]]:
-        slab, box, overlay, labels = item
+    def look(item: tuple[str, Box, list[str]]) -> tuple[str, list[str], Counter[int]]:
+        slab, box, said = item
+        arrays = {"overlay": job.overlay, "label": job.labels}
+        if job.uncertainty is not None and len(said) > len(arrays):
+            arrays["uncertainty"] = job.uncertainty
         try:
-            seen, marks = job.overlay.read(box), job.labels.read(box)
+            seen = {name: array.read(box) for name, array in arrays.items()}
         except (ZmendError, OSError) as e:
             return slab, [f"slab {slab}: {_first(e)}"], Counter()
-        wrong = _unflagged(box, marks, job)
+        marks = seen["label"]
+        wrong = _unflagged(box, marks, job) + _unlike(box, marks, seen.get("uncertainty"), job)
+        wrong += [f"slab {slab}, chunk {box} has {len(said)} digests"] * (len(said) != len(arrays))
         wrong += [
             f"slab {slab}, {name} chunk {box} is not what was written"
-            for name, array, said in (("overlay", seen, overlay), ("label", marks, labels))
-            if sha256(array.tobytes()).hexdigest() != said
+            for (name, array), digest in zip(seen.items(), said, strict=False)
+            if sha256(array.tobytes()).hexdigest() != digest
         ]
         values, counts = np.unique(marks, return_counts=True)
         return slab, wrong, Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
@@ -225,9 +238,10 @@ def _digests(records: dict[str, Any], job: Job, threads: int, tally: Counter[str
             check.findings += wrong
             sums[slab] += counts
     for slab, record in records.items():
-        if {k: sums[slab][int(k)] for k in "1234"} != record["voxels"]:
+        if Counter({int(k): n for k, n in record["voxels"].items()}) != Counter({**sums[slab], 0: 0}):
             check.findings.append(f"slab {slab} recorded {record['voxels']} voxels, its labels hold {dict(sums[slab])}")
-        tally["synthetic"] += sum(sums[slab][v] for v in (1, 2, 3))
+        tally["synthetic"] += sum(sums[slab][v] for v in RESTORED)
+        tally["uncertain"] += sums[slab][UNCERTAIN]
         tally["left"] += sums[slab][LEFT]
     check.detail = f"{len(work)} chunks read back and hashed"
     return check
@@ -239,22 +253,40 @@ def _unflagged(box: Box, marks: NDArray[Any], job: Job) -> list[str]:
     return [f"{beyond} labelled voxels in {box} are not flagged"] if beyond else []
 
 
+def _unlike(box: Box, marks: NDArray[Any], counts: NDArray[Any] | None, job: Job) -> list[str]:
+    """Where labels and spread contradict each other: spread where nothing was restored, label 5 on the wrong side."""
+    spread = np.zeros(marks.shape, np.uint8) if counts is None else counts
+    made = synthetic(marks)
+    beyond = int(((spread > 0) & ~made).sum())
+    wrong = int((made & ((marks == UNCERTAIN) != refused(spread, job.recipe.refuse_above))).sum())
+    said = [f"{beyond} voxels in {box} have a spread, and were not restored"] if beyond else []
+    said += [f"{wrong} voxels in {box} are labelled uncertain, or are not, against their spread"] if wrong else []
+    lost = job.uncertainty is not None and counts is None and bool(made.any())
+    return said + [f"the restored voxels in {box} have no spread on record"] * lost
+
+
 def _lineage(plan: Plan, records: dict[str, Any], job: Job) -> Check:
     """Each synthetic voxel has exactly one current record, and each record the plan's weights, flags and recipe."""
     check = Check("lineage")
     owner: dict[Box, str] = {}
+    spread: set[Box] = set()
     for slab, record in records.items():
         for c in record["chunks"]:
             box = Box(tuple(c[0]), tuple(c[1]))
             if box in owner:
                 check.findings.append(f"chunk {box} has two records: {owner[box]} and {slab}")
             owner[box] = slab
+            spread |= {box} if len(c) > 4 else set()
         if any(record[k] != job.bound[k] for k in ("recipe", "weights", "restorer", "seed")):
             check.findings.append(f"slab {slab} was made with another recipe or other weights")
         if Slab.of([slab, *record["write"], *record["read"]]) not in plan.slabs:
             check.findings.append(f"slab {slab} was made for another place than the plan's")
-    for array, name in ((job.labels, "label"), (job.overlay, "overlay")):
-        strays = [box for box in array.present() if box not in owner]
+    for array, name, known in (
+        (job.labels, "label", owner.keys()),
+        (job.overlay, "overlay", owner.keys()),
+        (job.uncertainty, "uncertainty", spread),
+    ):
+        strays = [box for box in array.present() if box not in known] if array is not None else []
         check.findings += [f"{name} chunk {box} has no record" for box in strays]
     check.findings += [f"records {a} and {b} overlap" for a, b in _overlaps(plan.slabs)]
     check.detail = f"{len(owner)} chunks, each of one record"
@@ -279,7 +311,7 @@ def _identity(merged: Volume, job: Job, threads: int, tally: Counter[str]) -> Ch
         box = cell & whole
         try:
             source, made, marks = job.source.read(box), merged.read(box), job.labels.read(box)
-            kept = (marks == ORIGINAL) | (marks == LEFT)
+            kept = ~synthetic(marks)
             astray = int(((job.overlay.read(box) != made) & ~kept).sum()) if not kept.all() else 0
         except (ZmendError, OSError) as e:
             return 0, 0, _first(e)
@@ -319,6 +351,38 @@ def _coarse_grain(volume: Volume) -> ZYX:
     return z, -(-512 // y) * y, -(-512 // x) * x
 
 
+def _certificate(out: str, job: Job, *, recompute: bool) -> Check:
+    """The certificate is of the plan in force and says what its tiles say; computed anew, they come out the same."""
+    found = certificate.read(out)
+    check = Check("certificate", detail=certificate.sentence(found))
+    if found is None:
+        return check
+    failed = found["status"] == "failed"
+    if found["bound"] != job.bound:
+        check.findings.append("it belongs to another plan than the one in force: run again")
+    again = certificate.summarise(found["bound"], found["asked"], found["tiles"], found["why"], failed=failed)
+    check.findings += ["its means are not those of its tiles"] if again != found else []
+    if recompute and not check.findings and not failed:
+        check.findings += _recomputed(found, job)
+        check.detail += "; computed anew"
+    return check
+
+
+def _recomputed(found: dict[str, Any], job: Job) -> Iterator[str]:
+    slabs, _ = certificate.probes(job, found["asked"])
+    rows = [json.loads(json.dumps(certificate.measure(slab, job))) for slab in slabs]
+    said = {json.dumps([r["z"], r["box"]]): r for r in found["tiles"]}
+    now = {json.dumps([r["z"], r["box"]]): r for r in rows}
+    if said.keys() != now.keys():
+        yield "other tiles would be measured now: the source or the flags changed"
+        return
+    for at, row in now.items():
+        if row["inputs_sha256"] != said[at]["inputs_sha256"]:
+            yield f"tile {at}: its inputs are not the inputs that were read then"
+        elif not certificate.alike(row, said[at]):
+            yield f"tile {at} comes out differently"
+
+
 def _replay(plan: Plan, records: dict[str, Any], job: Job, count: int, seed: int) -> Check:
     """Slabs drawn at random, computed anew from the source, are bit for bit what the store holds."""
     check = Check("replay")
@@ -334,11 +398,8 @@ def _replayed(slab: Slab, record: dict[str, Any], job: Job) -> list[str]:
     result = compute(slab, job)
     if result.inputs_sha256 != record["inputs_sha256"]:
         return [f"slab {slab.id}: its inputs are not the inputs that were read then"]
-    made = {
-        box: (sha256(o.tobytes()).hexdigest(), sha256(n.tobytes()).hexdigest())
-        for box, o, n in chunks(slab, job, result)
-    }
-    said = {Box(tuple(c[0]), tuple(c[1])): (c[2], c[3]) for c in record["chunks"]}
+    made = {content.box: content.digests() for content in chunks(slab, job, result)}
+    said = {Box(tuple(c[0]), tuple(c[1])): c[2:] for c in record["chunks"]}
     return [
         f"slab {slab.id}: chunk {b} comes out differently"
         for b in made.keys() | said.keys()

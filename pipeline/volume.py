@@ -123,8 +123,11 @@ class Volume:
         shards: ZYX | None = None,
         voxel_nm: Voxel | None = None,
         zarr_format: Literal[2, 3] = 3,
+        about: Json | None = None,
     ) -> Volume:
         """Write the metadata of a new (z, y, x) array, all voxels absent, and open it to write.
+
+        `about`: what else the attribute `zmend` of the array says.
 
         Chunks are zstd level 1 with a checksum: zarr's default codecs do not notice a flipped bit.
         Raises VolumeError where something is there already, or where shape, chunks, shards and type do not go together.
@@ -134,6 +137,7 @@ class Volume:
             raise VolumeError("something is there already", where=files.uri, do="name another place, or remove it")
         _check_new(files, np.dtype(dtype), chunks, shards, zarr_format)
         attributes: Json = {} if zarr_format == 3 else {"_ARRAY_DIMENSIONS": list(ZYX_NAMES)}
+        ours = ({} if voxel_nm is None else {"voxel_nm": list(voxel_nm)}) | (about or {})
         zarr.create_array(
             _zarr_store(files, writable=True),
             shape=shape,
@@ -146,7 +150,7 @@ class Volume:
             zarr_format=zarr_format,
             chunk_key_encoding={"name": "default" if zarr_format == 3 else "v2", "separator": "/"},
             dimension_names=ZYX_NAMES if zarr_format == 3 else None,
-            attributes=attributes | ({} if voxel_nm is None else {"zmend": {"voxel_nm": list(voxel_nm)}}),
+            attributes=attributes | ({"zmend": ours} if ours else {}),
         )
         return cls.open(files.uri, voxel_nm=voxel_nm, writable=True)
 

@@ -21,13 +21,14 @@ from pipeline.flagfile import dump
 from pipeline.job import propose
 from pipeline.phantom import damage, phantom
 from pipeline.run import run
-from pipeline.store import open_labels, open_merged, open_overlay
+from pipeline.store import has_uncertainty, open_labels, open_merged, open_overlay, open_uncertainty
 from pipeline.volume import Volume
 
 ROOT = Path(__file__).parents[1]
 SHAPE = (16, 300, 280)
 NM = (45.0, 4.6, 4.6)
 TOY = "tests.toys:Textured"
+ENSEMBLE = {"restorer": "tests.toys:Ensemble", "uncertainty": 4, "refuse_above": 12.0}
 
 
 @lru_cache(maxsize=4)
@@ -102,16 +103,18 @@ def save(path: Path, data: np.ndarray, chunks: tuple[int, int, int], **create: A
 
 
 def voxels(out: Path | str, what: str = "merged") -> np.ndarray:
-    """All voxels of the merged volume, the labels or the overlay."""
-    array = {"merged": open_merged, "labels": open_labels, "overlay": open_overlay}[what](str(out))
+    """All voxels of the merged volume, the labels, the overlay or the uncertainty."""
+    openers = {"merged": open_merged, "labels": open_labels, "overlay": open_overlay, "uncertainty": open_uncertainty}
+    array = openers[what](str(out))
     return array.read(Box.of(array.shape))
 
 
 def voxel_digest(out: Path | str) -> str:
-    """sha256 over everything that a run decides: merged volume, labels, and the overlay where labelled."""
+    """sha256 over everything that a run decides: merged volume, labels, spread, and the overlay where labelled."""
     labels = voxels(out, "labels")
     overlay = np.where(labels > 0, voxels(out, "overlay"), 0)
-    return hashlib.sha256(voxels(out).tobytes() + labels.tobytes() + overlay.tobytes()).hexdigest()
+    spread = voxels(out, "uncertainty").tobytes() if has_uncertainty(str(out)) else b""
+    return hashlib.sha256(voxels(out).tobytes() + labels.tobytes() + overlay.tobytes() + spread).hexdigest()
 
 
 def store_digest(out: Path | str) -> dict[str, str]:

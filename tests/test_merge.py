@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from pipeline import store
 from pipeline.box import ZYX, Box
 from pipeline.errors import MissingChunkError, VolumeError
-from pipeline.merge import Merged, mean_under, merge, rank_under, read_merge, source_manifest
+from pipeline.merge import RANKS, Merged, labels_of, mean_under, merge, rank_under, read_merge, source_manifest
 from pipeline.store import (
     create_output,
     open_labels,
@@ -105,15 +105,15 @@ class Scene:
 
 def oracle(levels: list[Voxels], made: Voxels, labels: Voxels, steps: Any) -> list[tuple[Voxels, Voxels]]:
     """The merge in its definition's own words, one voxel at a time."""
-    found = [(np.where((labels >= 1) & (labels <= 3), made, levels[0]), labels)]
+    found = [(np.where(np.isin(labels, (1, 2, 3, 5)), made, levels[0]), labels)]
     for source, step in zip(levels[1:], steps, strict=False):
         fine, marks = found[-1]
         image, coarse = source.copy(), np.zeros(source.shape, np.uint8)
         for at in product(*map(range, source.shape)):
             footprint = tuple(slice(i * s, i * s + s) for i, s in zip(at, step, strict=True))
             under = set(marks[footprint].ravel().tolist())
-            coarse[at] = next((v for v in (1, 2, 3, 4) if v in under), 0)
-            if under & {1, 2, 3}:
+            coarse[at] = next((v for v in (5, 1, 2, 3, 4) if v in under), 0)
+            if under & {1, 2, 3, 5}:
                 total, count = int(fine[footprint].sum(dtype=np.int64)), fine[footprint].size
                 image[at] = math.floor(Fraction(total, count) + Fraction(1, 2))
         found.append((image, coarse))
@@ -132,12 +132,13 @@ def scene(folder: Path, layout: Kind, *, mode: Any = "volume", shape: ZYX = SHAP
 
 
 def flagged(made: Scene) -> Scene:
-    """A whole section, a repaired region with its feather, and a section that was left."""
+    """A whole section, a repaired region with its feather and some uncertain voxels, and a section that was left."""
     whole = Box.of(made.labels.shape)
     made.restore(whole.with_z(3, 4), np.ones(whole.with_z(3, 4).shape, np.uint8))
     patch = np.zeros(whole.with_z(6, 7).shape, np.uint8)
     patch[0, 5:12, 20:31] = 3
     patch[0, 6:11, 21:30] = 2
+    patch[0, 8:10, 24:27] = 5
     made.restore(whole.with_z(6, 7), patch)
     left = np.zeros(patch.shape, np.uint8)
     left[0, 17:, :] = 4
@@ -166,7 +167,7 @@ def test_the_overlay_where_labelled_the_source_elsewhere(layout: Kind, tmp_path:
     made = flagged(scene(tmp_path, layout))
     told: list[tuple[int, int]] = []
     done = made.check(progress=lambda n, of: told.append((n, of)))
-    assert done.voxels_changed == ((made.labels > 0) & (made.labels < 4)).sum()
+    assert done.voxels_changed == np.isin(made.labels, (1, 2, 3, 5)).sum()
     assert done.levels == len(made.levels) and done.chunks_rewritten > 0 and done.chunks_copied == 0
     assert told[-1][0] == told[-1][1] >= done.chunks_rewritten and told == sorted(told)
 
@@ -203,13 +204,13 @@ def test_reductions_against_the_oracle(data: st.DataObject) -> None:
     fine = tuple(data.draw(st.integers(1, 9)) for _ in range(3))
     seed, dtype = data.draw(st.integers(0, 9)), data.draw(st.sampled_from(["uint8", "uint16"]))
     voxels, made = noise(fine, dtype, seed), noise(fine, dtype, seed + 1)
-    labels = np.random.default_rng(seed).choice(np.array([0, 0, 0, 1, 2, 3, 4], np.uint8), fine)
+    labels = np.random.default_rng(seed).choice(np.array([0, 0, 0, 1, 2, 3, 4, 5], np.uint8), fine)
     coarse = tuple(-(-n // s) for n, s in zip(fine, step, strict=True))
     image, marks = oracle([voxels, np.zeros(coarse, dtype)], made, labels, [step])[1]
-    merged = np.where((labels >= 1) & (labels <= 3), made, voxels)
+    merged = np.where(np.isin(labels, (1, 2, 3, 5)), made, voxels)
     ranks = rank_under(labels, Box.of(fine), step)
-    np.testing.assert_array_equal(ranks + np.uint8(1), marks)
-    np.testing.assert_array_equal(np.where(ranks < 3, mean_under(merged, step), 0), image)
+    np.testing.assert_array_equal(labels_of(ranks), marks)
+    np.testing.assert_array_equal(np.where(ranks < RANKS, mean_under(merged, step), 0), image)
     start = tuple(data.draw(st.integers(0, n - 1)) for n in fine)
     part = Box(start, tuple(data.draw(st.integers(a + 1, n)) for a, n in zip(start, fine, strict=True)))
     alone = np.zeros(fine, np.uint8)
@@ -237,7 +238,7 @@ def test_only_touched_chunks_are_rewritten_and_once(layout: Kind, tmp_path: Path
     source, out = made.source, Volume.open(made.out)
     before = {cell: (Path(out.files.uri) / s.key).stat() for cell, s in out.objects()}
     theirs = {cell: (Path(source.files.uri) / s.key).stat().st_ino for cell, s in source.objects()}
-    changed = (made.labels > 0) & (made.labels < 4)
+    changed = np.isin(made.labels, (1, 2, 3, 5))
     for cell, stat in before.items():
         assert (stat.st_ino == theirs[cell]) != changed[out.box(cell).within(Box.of(SHAPE))].any()
     again = made.check()

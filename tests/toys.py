@@ -47,6 +47,62 @@ class Textured:
         return (mixed * mixed % 1009) / 1009.0 - 0.5
 
 
+class Ensemble(Textured):
+    """Can say how sure it is: the spread follows the tissue, the place and the number of draws."""
+
+    def restore_with_spread(self, window, known, targets, origin, draws):
+        spread = np.zeros_like(window)
+        for b in range(len(window)):
+            unlike = ndimage.uniform_filter(np.abs(window[b, targets[0] - 1] - window[b, targets[1]]), 13, mode="constant")
+            for d in range(*targets):
+                samples = [self._noise(origin[b] + (d + 1000 * (k + 1), 0, 0), unlike.shape) for k in range(draws)]
+                spread[b, d] = (0.05 + unlike) * np.std(samples, 0)
+        return self.restore(window, known, targets, origin), spread
+
+
+class Shy(Ensemble):
+    """Has the method, but not with these settings."""
+
+    @property
+    def needs(self):
+        return {**super().needs, "spread": False}
+
+
+class Adrift(Ensemble):
+    """Its spread is no spread."""
+
+    def __init__(self, *, value: float = 0.0, rows: int = 0, **kw) -> None:
+        super().__init__(**kw)
+        self.value, self.rows = value, rows
+
+    def restore_with_spread(self, window, known, targets, origin, draws):
+        made, spread = super().restore_with_spread(window, known, targets, origin, draws)
+        spread[:, targets[0], 40, 50] = self.value
+        return made, spread[..., self.rows :, :]
+
+
+class Peeking(Textured):
+    """Cheats: returns what the window holds, though it is said not to be known."""
+
+    def restore(self, window, known, targets, origin):
+        return window.copy() + np.float32(0.01) * self._noise(origin[0], window.shape[2:]).astype(np.float32)
+
+
+class Picky(Textured):
+    """Restores gaps that begin at some sections only, and fails at all others."""
+
+    def __init__(self, *, only: str = "", exit: bool = False, **kw) -> None:
+        super().__init__(**kw)
+        self.only, self.exit = [int(z) for z in only.split(",")], exit
+
+    def restore(self, window, known, targets, origin):
+        if any(int(o[0]) + targets[0] not in self.only for o in origin):
+            if self.exit:
+                os.kill(os.getpid(), 9)
+            raise ArithmeticError("not this section")
+        return super().restore(window, known, targets, origin)
+
+
 class Retrained(Textured):
     """The same with other weights."""
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.verify import verify
-from tests.jobs import Job, build, command, store_digest
+from tests.jobs import ENSEMBLE, Job, build, command, store_digest
 
-SLOW = {"restorer": "tests.toys:Textured", "options": {"sleep": 0.02}}
+SLOW = {**ENSEMBLE, "options": {"sleep": 0.02}}
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,8 @@ def test_killed_run_resumes_to_the_same_store(job: Job, workers: int) -> None:
     document = json.loads(last.communicate(timeout=200)[0])
     assert document["done"] == wanted
     assert store_digest(out) == store_digest(job.folder / "undisturbed.zarr")
+    assert (out / "zmend/certificate.json").exists()
+    assert (out / "zmend/uncertainty/c").is_dir()
     assert max(slabs_worked_on(out).values()) == 1, "no finished slab is redone"
     assert verify(str(out), replay=2)["ok"]
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.certificate import read
 from pipeline.job import open_job, propose
 from pipeline.plan import Plan
 from pipeline.run import run
 from pipeline.slab import compute
-from tests.jobs import ROOT, TOY, Job, build, store_digest, voxel_digest
+from tests.jobs import ENSEMBLE, ROOT, TOY, Job, build, store_digest, voxel_digest, voxels
 
 DATA = ROOT.parent / "shared" / "data" / "vnc_stack1.npz"
 CUTS = [
@@ -46,11 +47,32 @@ def test_any_partition_gives_the_same_voxels(job: Job, reference: str, cut: dict
     assert voxel_digest(job.folder / out) == reference
 
 
-def test_serial_and_dask_agree(job: Job) -> None:
+@pytest.fixture(scope="module")
+def spread(job: Job) -> np.ndarray:
+    job.run("spread.zarr", recipe=ENSEMBLE, site={"slab_px": "whole", "workers": 0})
+    counts = voxels(job.folder / "spread.zarr", "uncertainty")
+    assert len(np.unique(counts)) > 50
+    return counts
+
+
+@pytest.mark.parametrize("cut", CUTS, ids=str)
+def test_any_partition_gives_the_same_uncertainty(job: Job, spread: np.ndarray, cut: dict) -> None:
+    out = "-".join(str(v) for v in cut.values()) + "-spread.zarr"
+    job.run(out, recipe=ENSEMBLE, site={"slab_px": 256, **cut})
+    np.testing.assert_array_equal(voxels(job.folder / out, "uncertainty"), spread)
+    assert voxel_digest(job.folder / out) == voxel_digest(job.folder / "spread.zarr"), "label 5 too"
+    assert read(str(job.folder / out))["tiles"] == read(str(job.folder / "spread.zarr"))["tiles"], "and the certificate"
+
+
+@pytest.mark.parametrize("recipe", [{"restorer": TOY}, ENSEMBLE], ids=["plain", "ensemble"])
+def test_serial_and_dask_agree(job: Job, recipe: dict) -> None:
     """Not only the voxels: the whole store, file by file."""
     for workers in (0, 2):
-        job.run(f"workers{workers}.zarr", site={"workers": workers})
-    assert store_digest(job.folder / "workers0.zarr") == store_digest(job.folder / "workers2.zarr")
+        job.run(f"workers{workers}-{len(recipe)}.zarr", recipe=recipe, site={"workers": workers})
+    stores = [store_digest(job.folder / f"workers{w}-{len(recipe)}.zarr") for w in (0, 2)]
+    assert stores[0] == stores[1]
+    assert "zmend/certificate.json" in stores[0]
+    assert any(name.startswith("zmend/uncertainty/c/") for name in stores[0]) == ("uncertainty" in recipe)
 
 
 def test_order_does_not_matter(job: Job, reference: str) -> None:
@@ -78,6 +100,13 @@ def test_the_toy_would_notice(job: Job, reference: str, monkeypatch: pytest.Monk
     assert voxel_digest(job.folder / "blind.zarr") != reference
 
 
+def test_the_toy_ensemble_would_notice(job: Job, spread: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The spread too looks as far as the halo: cut differently without one, it comes out differently."""
+    monkeypatch.setattr("tests.toys.Ensemble.halo", 0)
+    job.run("blind-spread.zarr", recipe=ENSEMBLE)
+    assert (voxels(job.folder / "blind-spread.zarr", "uncertainty") != spread).any()
+
+
 def test_the_weights_that_ship_keep_the_promise_too(tmp_path: Path) -> None:
     """Bit for bit, with one or two torch threads, whole or cut in the middle of tiles."""
     job = build(tmp_path, (10, 300, 280))
@@ -85,6 +114,6 @@ def test_the_weights_that_ship_keep_the_promise_too(tmp_path: Path) -> None:
     recipe = {"restorer": "diffusion", "steps": 2}
     digests = set()
     for number, site in enumerate(({"workers": 0, "slab_px": "whole", "threads": 2}, {"workers": 2, "slab_px": 128})):
-        job.run(f"{number}.zarr", recipe=recipe, site=site)
+        job.run(f"{number}.zarr", recipe=recipe, site=site, certificate=0)
         digests.add(voxel_digest(tmp_path / f"{number}.zarr"))
     assert len(digests) == 1
