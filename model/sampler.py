@@ -65,8 +65,8 @@ def ensemble(sampler: Sampler) -> Sampler:
 
 # What a preset of `network.PRESETS` is sampled with, until validation rows say better
 SAMPLERS: Mapping[str, Sampler] = {
-    "cpu": Sampler(detail=1.0),
-    "bridge": Sampler(detail=1.0),
+    "cpu": Sampler(texture=1.45, detail=1.0),
+    "bridge": Sampler(texture=1.45, detail=1.0),
     # nearest to the letter of the paper: from noise alone, ancestral, no estimate to start from
     "paper": Sampler(steps=50, start="gaussian", solver="ddpm", temperature=1.0, texture=1.0, fuse=False, finest=0.02),
 }

@@ -387,8 +387,14 @@ def _lessons(volume: str, asked: dict[str, Any]) -> str:
 )
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def evaluate(args: tuple[str, ...]) -> None:
-    """Measure a restorer against truth and baselines (zmend evaluate --help)."""
-    raise SystemExit(_hand_over("evaluate", "model.evaluate", list(args)))
+    """Measure a restorer against truth and baselines (zmend evaluate --help).
+
+    --ablate trains and compares variants of the network instead; --train-peers trains the learned baselines.
+    """
+    modules = {"--ablate": "model.ablation", "--train-peers": "model.peers"}
+    asked = next((a for a in args if a in modules), "")
+    rest = [a for a in args if a != asked]
+    raise SystemExit(_hand_over("evaluate", modules.get(asked, "model.evaluate"), rest))
 
 
 def _config(path: str) -> Any:

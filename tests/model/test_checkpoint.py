@@ -16,7 +16,7 @@ from tests.model.tiny import TINY, alive
 def test_weights_return_as_they_were_written(weights: Path) -> None:
     loaded = load_network(weights, read_card(weights)).state_dict()
     for name, value in alive().state_dict().items():
-        assert torch.equal(loaded[name], value)
+        assert torch.equal(loaded[name], value.half().float()), name  # kept in half precision
 
 
 def test_one_flipped_bit_is_refused(weights: Path) -> None:
