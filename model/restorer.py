@@ -125,7 +125,7 @@ class DiffusionRestorer:
         origin: npt.NDArray[np.int64],
         draws: int,
     ) -> tuple[Floats, Floats]:
-        """What `restore` gives, bit for bit, and how far `draws` samples at temperature 1 lie apart.
+        """What `restore` gives, bit for bit, and how far `draws` samples lie apart.
 
         The spread (B, D, H, W), in the units of the window, is the standard deviation over an ensemble whose members
         differ in their noise alone (`diffusion.ensemble`), its variance averaged over 9 x 9 pixels because few draws
