@@ -376,7 +376,7 @@ def sentence(said: Json | None) -> str:
         return f"{'failed' if said['status'] == 'failed' else 'nothing to measure on'}: {said['why']}"
     ours, theirs = said["restored"], said["linear"]
     tiles = said["tiles"] if isinstance(said["tiles"], int) else len(said["tiles"])
-    parts = [f"{len(said['sections'])} intact sections restored ({tiles} tiles): "]
+    parts = [f"{_count(len(said['sections']), 'intact section')} restored ({_count(tiles, 'tile')}): "]
     parts += [", ".join(f"{name} {_short(ours[k])} (linear {_short(theirs[k])})" for k, name in NAMES.items())]
     parts += [f", {ours['psnr_gain_db']:+.1f} dB over constant grey (linear {theirs['psnr_gain_db']:+.1f})"]
     if "ensemble" in said:
@@ -386,6 +386,10 @@ def sentence(said: Json | None) -> str:
 
 
 NAMES = {"ncc": "NCC", "ssim": "SSIM", "power": "power"}
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def _short(value: float) -> str:

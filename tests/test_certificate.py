@@ -106,6 +106,13 @@ def test_where_every_section_is_damaged_somewhere_tiles_decide() -> None:
     assert not chosen([box(z, (0, 640), (0, 640)) for z in range(40)])
 
 
+def test_the_sections_beside_a_tile_are_clean_there_too() -> None:
+    flags = [box(z, (0, 200) if z % 2 else (440, 640), (0, 640)) for z in range(40)]
+    choices = choose(Flags.of(flags), WIDE, NEEDS, 2)
+    assert len(choices) == 2
+    assert {(t.start[1] - 32 >= 200, t.stop[1] + 32 <= 440) for c in choices for t in c.tiles} == {(True, True)}
+
+
 def test_masks_are_no_obstacle_until_they_are_read() -> None:
     assert len(chosen([box(z, (0, 640), (0, 640), mask="m.zarr") for z in range(40)])) == 2
     half = [box(z, (0, 640), (0, 640), mask="m.zarr") for z in range(30)]
@@ -309,6 +316,7 @@ def test_people_are_told(job: Job) -> None:
     assert seen == {k: v for k, v in certified(job).items() if k in seen} | {"tiles": 8}
     ensemble = {"spread_skill": 0.71, "coverage_90": 0.7551}
     assert sentence({**certified(job), "ensemble": ensemble}).endswith("; spread/skill .71, 90 % interval holds 76%")
+    assert sentence({**certified(job), "sections": [3], "tiles": 1}).startswith("1 intact section restored (1 tile): NCC")
     assert sentence(None) == "none"
 
 
