@@ -284,7 +284,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("model.peers", description="Train the networks to compare the restorer with.")
+    parser = argparse.ArgumentParser(
+        "zmend evaluate --train-peers", description="Train the networks to compare the restorer with."
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder of manifest.json and the npz files it names")
     parser.add_argument("--out", type=Path, required=True, help="folder for KIND.safetensors and KIND.json")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))

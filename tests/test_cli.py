@@ -95,3 +95,9 @@ def test_a_refusal_of_the_disk_has_words_and_ends_with_7(tmp_path: Path) -> None
     assert "No space left on device" in found.stderr
     assert "free some space and run the same command again" in found.stderr
     assert "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize("part", ["--ablate", "--train-peers"])
+def test_evaluate_has_parts_of_its_own(part: str) -> None:
+    done = zmend("evaluate", part, "--help")
+    assert done.returncode == 0 and done.stdout.startswith(f"usage: zmend evaluate {part}")
