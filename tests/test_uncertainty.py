@@ -21,7 +21,7 @@ from pipeline.plan import Geometry, job_key, make
 from pipeline.recipe import Recipe, digest
 from pipeline.restorer import Needs
 from pipeline.run import run
-from pipeline.store import has_uncertainty, open_labels, open_overlay, open_uncertainty
+from pipeline.store import adopt, has_uncertainty, open_labels, open_overlay, open_uncertainty
 from pipeline.summary import status
 from pipeline.verify import verify
 from pipeline.volume import Volume
@@ -282,6 +282,8 @@ def test_a_volume_that_grows_takes_its_spread_along(job: Job) -> None:
     raw = Volume.open(str(job.raw), writable=True)
     raw.resize((24, *SHAPE[1:]))
     raw.write(Box((16, 0, 0), (24, *SHAPE[1:])), tissue((24, *SHAPE[1:]))[16:])
+    adopt(str(job.folder / "grown.zarr"), Volume.open(str(job.raw)), mode="volume")  # as a merge does
+    assert open_uncertainty(str(job.folder / "grown.zarr")).shape == (24, *SHAPE[1:])
     job.flags("3\n8\n20\n")
     job.run("grown.zarr", recipe=ENSEMBLE)
     after = voxels(job.folder / "grown.zarr", "uncertainty")
