@@ -191,9 +191,9 @@ def warp(image: Tensor, flow: Tensor) -> Tensor:
     n, _, h, w = image.shape
     y = (torch.arange(h, device=image.device, dtype=torch.float32)[:, None] + flow[:, 0]).clamp(0, h - 1)  # (N, H, W)
     x = (torch.arange(w, device=image.device, dtype=torch.float32) + flow[:, 1]).clamp(0, w - 1)  # (N, H, W)
-    top, left = y.detach().floor().clamp(max=h - 2), x.detach().floor().clamp(max=w - 2)
-    fy, fx = y - top, x - left
-    corner = (top * w + left).long().flatten(1)  # (N, H*W)
+    top, left = (v.detach().nan_to_num().floor().clamp(max=n - 2) for v, n in ((y, h), (x, w)))
+    fy, fx = y - top, x - left  # NaN stays NaN, for the caller to see; an index of it would crash
+    corner = (top.long() * w + left.long()).flatten(1)  # (N, H*W)
     flat = image.reshape(n, h * w)
     at = [flat.gather(1, corner + step).reshape(n, h, w) for step in (0, 1, w, w + 1)]
     upper, lower = at[0] + fx * (at[1] - at[0]), at[2] + fx * (at[3] - at[2])

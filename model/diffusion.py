@@ -98,6 +98,7 @@ def _inputs(
 
 # ---- sampling ------------------------------------------------------------------------------------------------------
 
+_ROUNDS = 3  # bands overlap: one round of matching energies leaves a third of the difference
 _ANEW = 1000  # draws of the ancestral solver's own noise begin here
 Noise = Callable[[int], Tensor]  # draw number -> N(0, 1) by global coordinates, in the shape of the targets
 
@@ -144,8 +145,9 @@ def _detailed(clean: Tensor, condition: Condition, sampler: Sampler) -> Tensor:
     """The finest detail, of which the network keeps too little: the neighbours know how much there is."""
     if not sampler.detail:
         return clean
-    level = sharpen(clean, condition.pair, sampler.detail, blurs=(1.0, 2.0), gains=(0.5, 2.0))
-    return project(level, condition.target, condition.target_known)
+    for _ in range(_ROUNDS):
+        clean = sharpen(clean, condition.pair, sampler.detail, blurs=(1.0, 2.0), gains=(0.2, 2.0))
+    return project(clean, condition.target, condition.target_known)
 
 
 class _Path:

@@ -73,6 +73,8 @@ class DiffusionRestorer:
             raise RestorerError(f"unknown restorer option {', '.join(unknown)}; the options are {', '.join(_OPTIONS)}")
         if batch < 1 or threads < 0 or (steps is not None and steps < 1):
             raise RestorerError(f"batch {batch} and steps {steps} must be at least 1, threads {threads} at least 0")
+        if not 0 <= seed < 2**32:
+            raise RestorerError(f"seed {seed} is outside 0 .. 4294967295, a word of the noise: choose a smaller one")
         self._path = locate(weights)
         self._card = read_card(self._path)
         _check_voxel(self._card, voxel_nm)
@@ -140,8 +142,11 @@ class DiffusionRestorer:
                 self._draw(window[part], known[part], targets, origin[part], ensemble(self._sampler), stream)
                 for stream in range(1, draws + 1)
             ])  # (draws, B, K, H, W)  # fmt: skip
-            variance = ndimage.uniform_filter(members.var(0, ddof=1), (0, 0, _SMOOTH, _SMOOTH), mode="nearest")
             inside = ~known[part, targets[0] : targets[1]]
+            window_of = (0, 0, _SMOOTH, _SMOOTH)
+            drawn = ndimage.uniform_filter(inside.astype(np.float32), window_of, mode="nearest")
+            variance = ndimage.uniform_filter(members.var(0, ddof=1) * inside, window_of, mode="nearest")
+            variance = variance / np.maximum(drawn, 1 / _SMOOTH**2)  # known pixels have none and do not count
             spread[part, targets[0] : targets[1]] = self._card.spread_scale * np.sqrt(variance.clip(0)) * inside
         return result, spread
 
@@ -212,6 +217,7 @@ class DiffusionRestorer:
         if self._network is None:
             if self._threads:
                 torch.set_num_threads(self._threads)
+            torch.backends.cudnn.allow_tf32 = False  # float32 is used where rounding would show
             device = ("cuda" if torch.cuda.is_available() else "cpu") if self._device == "auto" else self._device
             self._network = load_network(self._path, self._card).to(device)
         return self._network

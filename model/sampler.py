@@ -9,6 +9,10 @@ SIGMA_MAX = 5.0  # twelve times the data's: x would hold no usable trace of the 
 STARTS = ("bridge", "match", "gaussian")
 SOLVERS = ("ddim", "ddpm", "heun", "dpm++")
 SCHEDULES = ("geometric", "karras")
+_RANGES = {
+    "structure": (0.02, SIGMA_MAX), "finest": (0.001, 1.0), "warm": (0.0, SIGMA_MAX), "temperature": (0.0, 5.0),
+    "texture": (0.0, 5.0), "sharpen": (0.0, 2.0), "detail": (0.0, 2.0), "share": (0.0, 1.0),
+}  # fmt: skip
 _STEPS, _WARMTH = 6, 1.4  # of ensembles
 
 
@@ -35,16 +39,21 @@ class Sampler:
     share: float = 0.75  # of the nearer neighbour in "match": half and half would show every membrane twice
 
     def __post_init__(self) -> None:
-        for name, value, allowed in (
-            ("start", self.start, STARTS),
-            ("solver", self.solver, SOLVERS),
-            ("schedule", self.schedule, SCHEDULES),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name} {value!r} is not one of {', '.join(allowed)}")
+        """Raises ValueError for what no sampler can do."""
+        for name, allowed in (("start", STARTS), ("solver", SOLVERS), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} {getattr(self, name)!r} is not one of {', '.join(allowed)}")
+        if type(self.steps) is not int or self.steps < 1 or type(self.fuse) is not bool:
+            raise ValueError(f"steps {self.steps!r} must be a whole number from 1, fuse {self.fuse!r} true or false")
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:  # nor NaN
+                raise ValueError(f"{name} {value!r} must be a number from {low} to {high}")
+        if self.finest >= self.structure:
+            raise ValueError(f"finest {self.finest} must be below structure {self.structure}: levels fall")
 
     def levels(self) -> list[float]:
-        """Sigma of each level, falling. The evaluations add up to `steps`, the bridge's blind one among them."""
+        """Sigma of each level, falling. At most `steps` evaluations, the bridge's blind one among them."""
         count = self.steps - (self.start == "bridge")
         count = max((count + 1) // 2 if self.solver == "heun" else count, 1)  # the last level is first order
         first, last = SIGMA_MAX if self.start == "gaussian" else self.structure, self.finest
@@ -72,8 +81,8 @@ def ensemble(sampler: Sampler) -> Sampler:
 
 # What a preset of `network.PRESETS` is sampled with, until validation rows say better
 SAMPLERS: Mapping[str, Sampler] = {
-    "cpu": Sampler(texture=1.75, detail=1.0),
-    "bridge": Sampler(texture=1.75, detail=1.0),
+    "cpu": Sampler(texture=1.2, detail=1.0),
+    "bridge": Sampler(texture=1.2, detail=1.0),
     # nearest to the letter of the paper: from noise alone, ancestral, no estimate to start from
     "paper": Sampler(steps=50, start="gaussian", solver="ddpm", temperature=1.0, texture=1.0, fuse=False, finest=0.02),
 }

@@ -87,7 +87,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         trainer.resume(state)
         log.info("resumed at step %d", trainer.done)
     finished = True if options.minutes <= 0 else run(trainer, state, options.minutes)
-    if options.export:
+    finished = trainer.agree(finished)
+    if options.export and not trainer.done:
+        raise ValueError(f"there is nothing to export: {state} holds no training step; check --state")
+    if options.export and not trainer.rank:  # the one that validates, and no two write one file
         export(options.export, trainer.result, card_of(options.export.stem, trainer))
         log.info("exported %s", options.export)
     if not finished:

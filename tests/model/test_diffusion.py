@@ -197,6 +197,17 @@ def test_every_start_keeps_known_pixels(start: str) -> None:
     assert torch.equal(out[..., :16], c.target[..., :16])
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"structure": 0.0}, {"structure": -1.0}, {"structure": "0.4"}, {"finest": 0.0}, {"finest": 2.0}, {"texture": float("nan")},
+     {"temperature": -1.0}, {"share": 7.0}, {"sharpen": "x"}, {"fuse": "no"}, {"steps": 2.5}, {"steps": 0},
+     {"finest": 0.5, "structure": 0.4}],
+)  # fmt: skip
+def test_numbers_that_no_sampler_can_use_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Sampler(**wrong)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("wrong", [{"start": "guess"}, {"solver": "euler"}, {"schedule": "cosine"}])
 def test_unknown_settings_are_named(wrong: dict[str, str]) -> None:
     ((name, value),) = wrong.items()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.restorer import tflop_per_mpx
 from model import metrics
@@ -155,6 +156,39 @@ def test_the_cards_factor_scales_the_spread(weights: Path) -> None:
     replace(read_card(weights), spread_scale=2.0).write(weights.with_suffix(".json"))
     after = made(weights).restore_with_spread(window, known, (1, 2), origin, 3)[1]
     assert np.allclose(after, 2 * before)
+
+
+def test_known_pixels_do_not_thin_the_spread_of_a_crack(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws that differ by N(0, 0.1) in a crack 3 px wide have that spread, though known pixels lie all around."""
+    window, known, origin = windows(1)
+    known[:, 1] = True
+    known[:, 1, 30:33] = False
+    rng = np.random.default_rng(0)
+
+    def drawn(self: DiffusionRestorer, w: np.ndarray, k: np.ndarray, *_: object) -> np.ndarray:
+        noise = rng.normal(0, 0.1, w[:, 1:2].shape).astype(np.float32)
+        return np.asarray(np.where(k[:, 1:2], w[:, 1:2], 0.5 + noise))
+
+    monkeypatch.setattr(DiffusionRestorer, "_draw", drawn)
+    spread = made(weights).restore_with_spread(window, known, (1, 2), origin, 16)[1]
+    assert spread[:, 1, 30:33].mean() == pytest.approx(0.1, rel=0.1)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_the_noise_cannot_take_is_refused(weights: Path, seed: int) -> None:
+    with pytest.raises(RestorerError, match=f"seed {seed} is outside 0 .. 4294967295"):
+        made(weights, seed=seed)
+
+
+def test_nan_from_the_network_reaches_the_caller(weights: Path) -> None:
+    """The pipeline quarantines a tile with NaN; it cannot quarantine a crash."""
+    window, known, origin = windows(1)
+    restorer = made(weights)
+    network = restorer._loaded()
+    with torch.no_grad():
+        assert network.alr is not None
+        network.alr.maps.plane.weight.fill_(float("nan"))
+    assert np.isnan(restorer.restore(window, known, (1, 2), origin)[:, 1]).any()
 
 
 def test_one_draw_has_no_spread(weights: Path) -> None:

@@ -186,6 +186,20 @@ def test_no_test_part_of_the_manifest_is_trained_on(data_folder: Path) -> None:
     assert not {"fib25_val_z000_239", "pinky_sample2"} & {p.name for p in data.TRAINING}
 
 
+def test_nothing_trained_is_nothing_to_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(train.PRESETS, "cpu", TINY)  # type: ignore[misc]
+    (tmp_path / "data").mkdir()
+    np.savez(tmp_path / "data" / "a.npz", raw=synthetic()[0].raw)
+    (tmp_path / "data" / "manifest.json").write_text(
+        json.dumps({"a": {"file": "a.npz", "voxel_zyx_nm": [47.5, 4.6, 4.6], "licence": "none"}})
+    )
+    out = tmp_path / "out.safetensors"
+    with pytest.raises(ValueError, match="there is nothing to export: .*holds no training step; check --state"):
+        train.main(["--data", str(tmp_path / "data"), "--state", str(tmp_path / "none"), "--crop", "32", "--minutes", "0",
+                    "--export", str(out)])  # fmt: skip
+    assert not out.exists()
+
+
 # ---- validation -------------------------------------------------------------------------------------------------------
 
 
