@@ -22,7 +22,9 @@ def measure() -> dict[str, Any]:
     """Medians of seconds and share of the machine's peak for each way to restore one missing section."""
     import torch
 
+    from model.baselines import flow
     from model.restorer import DiffusionRestorer
+    from model.scenes import Case
 
     threads = os.cpu_count() or 1
     torch.set_num_threads(threads)
@@ -35,7 +37,8 @@ def measure() -> dict[str, Any]:
         name: lambda r=restorer: r.restore(window, known, (2, 3), origin)  # type: ignore[misc]
         for name, restorer in made.items()
     }
-    ways["DIS flow"] = lambda: _flow(window[0])
+    case = Case(window[0], known[0], (2, 3), (47.5, 4.6, 4.6), (0, 0, 0), window[0, 2:3])
+    ways["DIS flow"] = lambda: flow(case)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for way in ways.values():
         way()  # imports, loads, allocates
@@ -76,19 +79,6 @@ def tflop_per_mpx(weights: str = "default", sections: int = 5) -> float:
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         evaluate(network, condition, torch.rand(1, 1, 1, n, n), torch.tensor([0.3]))
     return float(counter.get_total_flops()) / 1e12 / (n * n / 1e6)
-
-
-def _flow(window: np.ndarray) -> np.ndarray:
-    import cv2
-
-    a, b = ((window[z] * 255).astype(np.uint8) for z in (1, 3))
-    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    y, x = np.mgrid[:EDGE, :EDGE].astype(np.float32)
-    made = np.zeros((EDGE, EDGE), np.float32)
-    for seen, source in ((b, a), (a, b)):
-        field = dis.calc(seen, source, np.zeros((EDGE, EDGE, 2), np.float32))
-        made += 0.5 * cv2.remap(source, x + field[..., 0] / 2, y + field[..., 1] / 2, cv2.INTER_LINEAR)
-    return made
 
 
 def _peak(threads: int) -> float:

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from model.diffusion import Condition, Sampler, sample
+from model.diffusion import Condition, sample
 from model.network import REFERENCE_NM, AnisoUNet3D
 from model.noise import normal
+from model.sampler import Sampler
 from model.scenes import Case, Floats, Image, Method
 
 BLUR = 3.0  # pixels; wins PSNR here and destroys 99 % of the detail

@@ -38,8 +38,7 @@ def sharpen(
     """
     b, _, k = mean.shape[:3]
     image, reference = mean.float().movedim(2, 1).flatten(0, 1), pair.float().movedim(2, 1).flatten(0, 1)
-    out = base = image  # (B*K, 1, H, W)
-    below, ref_below = image, reference
+    out, below, ref_below = image, image, reference  # (B*K, 1, H, W), (B*2, 1, H, W)
     for sigma in blurs:
         base, ref_base = blur(image, sigma), blur(reference, sigma)
         band, ref_band = below - base, ref_below - ref_base
@@ -69,7 +68,7 @@ def fuse(mean: Tensor, pair: Tensor) -> Tensor:
 
 def _fused(mean: Tensor, first: Tensor, last: Tensor, drift: Tensor, t: float) -> Tensor:
     """One plane, t of the way from first to last; all (B, 1, H, W)."""
-    a, b = warp(first, -2 * t * drift), warp(last, 2 * (1 - t) * drift)
+    a, b = _into_place(first, last, drift, t)
     out = torch.zeros_like(mean)
     for sigma in _FINE:
         below = [blur(x, sigma) for x in (mean, a, b)]
@@ -107,10 +106,15 @@ def interpolate(pair: Tensor, gap: int, share: float) -> Tensor:
     planes = []
     for j in range(gap):
         t = (j + 1) / (gap + 1)  # how far from first to last
-        before, after = warp(first, -2 * t * drift), warp(last, 2 * (1 - t) * drift)
+        before, after = _into_place(first, last, drift, t)
         weight = share if t <= 0.5 else 1 - share
         planes.append(weight * before + (1 - weight) * after)
     return torch.stack(planes, 2)
+
+
+def _into_place(first: Tensor, last: Tensor, drift: Tensor, t: float) -> tuple[Tensor, Tensor]:
+    """Both neighbours moved to the plane t of the way from first to last; drift as `match` gives it."""
+    return warp(first, -2 * t * drift), warp(last, 2 * (1 - t) * drift)
 
 
 def match(first: Tensor, last: Tensor) -> Tensor:

@@ -5,7 +5,8 @@
 
 The tasks are those of `scenes`. Every method gets the same cases, in which nothing of the truth is left, and is scored
 on the voxels to restore alone. Nothing is fitted on test sections: the membrane classifier learned from real training
-sections, sampler settings are chosen on validation rows (`--curve`). Writes metrics.json, metrics.md and pictures.
+sections; sampler settings are chosen on validation rows (`--curve`; what else was looked at: DESIGN.md). Writes
+metrics.json, metrics.md and pictures.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ import torch
 from model import calibration, figures, metrics, probes, report, scenes, segmentation, tally
 from model.baselines import baselines, constant, ours
 from model.checkpoint import load_network, locate, read_card
-from model.diffusion import Sampler, ensemble
 from model.network import AnisoUNet3D
+from model.sampler import Sampler, ensemble
 from model.scenes import Case, Floats, Image, Method
 
 log = logging.getLogger("model.evaluate")

@@ -13,10 +13,10 @@ import numpy as np
 from model import figures, scenes, tally
 from model.baselines import baselines, constant, ours
 from model.checkpoint import Card
-from model.diffusion import Sampler
 from model.metrics import MembraneClassifier
 from model.network import AnisoUNet3D
 from model.restorer import DiffusionRestorer
+from model.sampler import Sampler
 from model.scenes import Case, Method
 
 log = logging.getLogger("model.probes")

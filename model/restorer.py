@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from model.network import AnisoUNet3D
 
 VERSION = 2  # of the code between the weights and a voxel; raise it whenever a voxel can change
-# For estimates only. Measured with the shipped weights, 4 steps, batch 1, one CPU thread with another busy beside it
-# (a tile of 256 px takes 1.6 to 3.2 s); a GPU is far faster.
-MPX_S = 0.03
+# For estimates only. Measured with the shipped weights, 4 steps, batch 1, one quiet CPU thread (a tile of 256 px, halo
+# included, takes 2.8 s); a GPU is far faster.
+MPX_S = 0.023
 MEMORY_BYTES = 600 << 20
 _SAMPLER_OPTIONS = tuple(f.name for f in fields(Sampler))
 _OPTIONS = ("weights", "seed", "voxel_nm", "batch", "threads", "device", *_SAMPLER_OPTIONS)
@@ -66,7 +66,7 @@ class DiffusionRestorer:
         batch: int = 1,  # windows the network sees at once; smaller batches are padded to it
         threads: int = 0,  # CPU threads of torch; 0 = leave torch's default
         device: str = "auto",  # "auto" = CUDA if there is one, else the CPU
-        **options: float | str,  # temperature, texture, structure, warm, finest: see diffusion.Sampler
+        **options: float | str | bool,  # any other field of sampler.Sampler
     ) -> None:
         unknown = sorted(set(options) - set(_SAMPLER_OPTIONS))
         if unknown:
@@ -130,7 +130,7 @@ class DiffusionRestorer:
         """What `restore` gives, bit for bit, and how far `draws` samples lie apart.
 
         The spread (B, D, H, W), in the units of the window, is the standard deviation over an ensemble whose members
-        differ in their noise alone (`diffusion.ensemble`), its variance averaged over 9 x 9 pixels because few draws
+        differ in their noise alone (`sampler.ensemble`), its variance averaged over 9 x 9 pixels because few draws
         tell little about one pixel, times the card's `spread_scale`, which makes it as wide as the errors on validation
         rows are. Zero where nothing was drawn.
         """

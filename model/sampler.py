@@ -57,10 +57,10 @@ class Sampler:
         count = self.steps - (self.start == "bridge")
         count = max((count + 1) // 2 if self.solver == "heun" else count, 1)  # the last level is first order
         first, last = SIGMA_MAX if self.start == "gaussian" else self.structure, self.finest
-        power = 1 / 7 if self.schedule == "karras" else 0.0
         at = [i / max(count - 1, 1) for i in range(count)]
-        if power:
-            return [(first**power + t * (last**power - first**power)) ** (1 / power) for t in at]
+        if self.schedule == "karras":  # Karras et al. 2022, equation 5
+            a, b = first ** (1 / 7), last ** (1 / 7)
+            return [(a + t * (b - a)) ** 7 for t in at]
         return [first * (last / first) ** t for t in at]
 
     def scale(self, sigma: float) -> float:

@@ -1,7 +1,7 @@
 """zmend train: resumable segments under a time budget.
 
-zmend train --data DATA --state STATE --minutes 9         # again and again until it returns 0
-zmend train --data DATA --state STATE --minutes 0 --export mine.safetensors
+    zmend train --data DATA --state STATE --minutes 9         # again and again until it returns 0
+    zmend train --data DATA --state STATE --minutes 0 --export mine.safetensors
 """
 
 from __future__ import annotations

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -151,3 +153,12 @@ def command(*args: str, cwd: Path, **kw: Any) -> subprocess.Popen[str]:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen([sys.executable, str(script), *args], cwd=cwd, env=env, text=True, start_new_session=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kw)  # fmt: skip
+
+
+def put_back(finished: Job, tmp_path: Path) -> Iterator[Job]:
+    """Lend a finished job to a test that may spoil it: afterwards all of it is put back, times and links included."""
+    kept = tmp_path / "kept"
+    subprocess.run(["cp", "-a", finished.folder, kept], check=True)
+    yield finished
+    shutil.rmtree(finished.folder)
+    subprocess.run(["cp", "-a", kept, finished.folder], check=True)

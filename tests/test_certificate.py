@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from pipeline.store import open_overlay
 from pipeline.summary import status
 from pipeline.verify import verify
 from pipeline.volume import Volume, voxels_sha256
-from tests.jobs import ENSEMBLE, SHAPE, TOY, Job, build, command, save, tissue, voxels
+from tests.jobs import ENSEMBLE, SHAPE, TOY, Job, build, command, put_back, save, tissue, voxels
 
 NEEDS = Needs(name="x", digest="0", context=2, max_gap=3, tile=64, halo=32, stride=16)
 WIDE = (40, 640, 640)
@@ -182,11 +181,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Job:
 @pytest.fixture
 def job(finished: Job, tmp_path: Path) -> Iterator[Job]:
     """The same to spoil: afterwards all of it is put back, times and links included."""
-    kept = tmp_path / "kept"
-    subprocess.run(["cp", "-a", finished.folder, kept], check=True)
-    yield finished
-    shutil.rmtree(finished.folder)
-    subprocess.run(["cp", "-a", kept, finished.folder], check=True)
+    yield from put_back(finished, tmp_path)
 
 
 def out(job: Job, name: str = "out.zarr") -> str:

@@ -25,7 +25,7 @@ from pipeline.store import adopt, has_uncertainty, open_labels, open_overlay, op
 from pipeline.summary import status
 from pipeline.verify import verify
 from pipeline.volume import Volume
-from tests.jobs import ENSEMBLE, SHAPE, TOY, Job, build, command, store_digest, tissue, voxel_digest, voxels
+from tests.jobs import ENSEMBLE, SHAPE, TOY, Job, build, command, put_back, store_digest, tissue, voxel_digest, voxels
 from tests.stores import KINDS, noise, write_volume
 from tests.toys import Ensemble
 
@@ -42,11 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Job:
 @pytest.fixture
 def job(finished: Job, tmp_path: Path) -> Iterator[Job]:
     """The same to spoil: afterwards all of it is put back, times and links included."""
-    kept = tmp_path / "kept"
-    subprocess.run(["cp", "-a", finished.folder, kept], check=True)
-    yield finished
-    shutil.rmtree(finished.folder)
-    subprocess.run(["cp", "-a", kept, finished.folder], check=True)
+    yield from put_back(finished, tmp_path)
 
 
 def failed(job: Job, **kw: int) -> dict[str, list[str]]:

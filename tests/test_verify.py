@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from pipeline.recipe import digest
 from pipeline.store import open_labels, open_overlay
 from pipeline.verify import verify
 from pipeline.volume import Volume
-from tests.jobs import Job, build, command
+from tests.jobs import Job, build, command, put_back
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +27,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Job:
 @pytest.fixture
 def job(finished: Job, tmp_path: Path) -> Iterator[Job]:
     """A finished store that a test may spoil: afterwards all of it is put back, times and links included."""
-    kept = tmp_path / "kept"
-    subprocess.run(["cp", "-a", finished.folder, kept], check=True)
-    yield finished
-    shutil.rmtree(finished.folder)
-    subprocess.run(["cp", "-a", kept, finished.folder], check=True)
+    yield from put_back(finished, tmp_path)
 
 
 def failed(job: Job, **kw: int) -> set[str]:

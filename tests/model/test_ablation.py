@@ -13,8 +13,8 @@ import pytest
 from scipy import ndimage
 
 from model import ablation, data, scenes
-from model.diffusion import Sampler
 from model.network import PRESETS, NetworkConfig
+from model.sampler import Sampler
 from model.trainer import Trainer
 from model.variants import VARIANTS, Budget
 from tests.model.tiny import TINY

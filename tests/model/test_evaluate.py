@@ -10,8 +10,8 @@ import pytest
 
 from model import evaluate, metrics, probes, report, scenes, tally
 from model.baselines import baselines
-from model.diffusion import Sampler
 from model.restorer import DiffusionRestorer
+from model.sampler import Sampler
 from tests.model.phantoms import case, folder, volume
 from tests.model.tiny import alive
 
