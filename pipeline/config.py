@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import ConfigError
 from pipeline.recipe import Recipe
+from pipeline.site import Site
 
 
 class _Part(BaseModel):
@@ -36,19 +37,6 @@ class OutputConfig(_Part):
     chunk_px: int = Field(1024, ge=16, description="lateral chunk edge of the overlay")
     shard_px: int | None = Field(None, ge=16, description="lateral shard edge of the overlay (zarr v3), or none")
     clone: Literal["auto", "link", "copy"] = Field("auto", description="how untouched chunks reach the output")
-
-
-class Site(_Part):
-    """Everything that cannot change a voxel."""
-
-    kind: Literal["local"] = "local"
-    workers: int = Field(1, ge=0, le=256, description="worker processes; 0 works in this process, without dask")
-    threads: int | None = Field(None, ge=1, description="CPU threads per worker; default: the cores shared out")
-    slab_px: Annotated[int, Field(ge=16)] | Literal["whole"] = Field(
-        4096, description="lateral edge of a slab, px, or whole"
-    )
-    slab_sections: int = Field(8, ge=1, description="most sections of one slab")
-    attempts: int = Field(3, ge=1, description="tries per slab before it counts as failed")
 
 
 class Config(_Part):

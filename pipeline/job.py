@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline import flagfile
 from pipeline.box import ZYX, Box
-from pipeline.config import Config, Site
+from pipeline.config import Config
 from pipeline.errors import ConfigError, InputError, PlanChangedError
 from pipeline.flags import Flag, Flags, mask_window, upsample
 from pipeline.intensity import measure
@@ -28,6 +28,7 @@ from pipeline.merge import check_pyramid
 from pipeline.plan import Geometry, Plan, Slab, make
 from pipeline.recipe import Recipe, digest
 from pipeline.restorer import Needs, load
+from pipeline.site import Site
 from pipeline.slab import Job
 from pipeline.store import create_output, open_labels, open_overlay, open_uncertainty, overlay_grain, read_attrs
 from pipeline.volume import Volume

@@ -5,27 +5,25 @@ The run emits events (small dicts with a `kind`); whoever called it decides what
 
 from __future__ import annotations
 
-import json
 import os
-import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pipeline import certificate
+from pipeline.attempts import OnEvent, in_words
 from pipeline.box import Box
-from pipeline.cluster import Crew, OnEvent, in_words, threads_per_worker
-from pipeline.config import Config
+from pipeline.cluster import threads_per_worker
+from pipeline.crew import Crew
 from pipeline.errors import Interrupted, PlanChangedError, UsageError, VolumeError
 from pipeline.job import Proposal, bound, current_plan, install, make_store, open_job
 from pipeline.ledger import Ledger, sweep
 from pipeline.lock import StoreLock
 from pipeline.merge import forget_merge, merge, read_merge, source_manifest
 from pipeline.plan import Slab
-from pipeline.slab import Job, restore
+from pipeline.runlog import logged
 from pipeline.store import (
     drop_uncertainty,
     has_uncertainty,
@@ -34,7 +32,8 @@ from pipeline.store import (
     open_uncertainty,
     update_attrs,
 )
-from pipeline.summary import environment, summarise
+from pipeline.summary import summarise
+from pipeline.worker import Probe, Task
 
 GO_ON = "run the same command again to go on"
 
@@ -65,7 +64,7 @@ def run(
             sweep(out)
         named = _named(redo, ledger)
         install(proposal)
-        tell = _logged(out, run_id, config, on_event)
+        tell = logged(out, run_id, config, on_event)
         if _source_moved_on(proposal):
             tell(
                 {
@@ -119,41 +118,6 @@ def _certify(crew: Crew, proposal: Proposal) -> None:
             certificate.write(out, certificate.summarise(bound(plan), asked, rows, why))
     except Exception as error:
         certificate.write(out, certificate.summarise(bound(plan), asked, [], in_words(error), failed=True))
-
-
-@dataclass(frozen=True)
-class _Opens:
-    """What a worker must know; with a slab's row, a few hundred bytes on the wire."""
-
-    out: str
-    plan: str
-    threads: int
-
-    def job(self) -> Job:
-        """Everything that a worker needs, opened once."""
-        with _OPENING:
-            return open_job(self.out, self.plan, self.threads)
-
-
-_OPENING = threading.Lock()  # two threads of a worker share one job: one model in memory, one lock around it
-
-
-@dataclass(frozen=True)
-class Task(_Opens):
-    """Restores a slab."""
-
-    run: str
-
-    def __call__(self, row: list[Any]) -> dict[str, Any]:
-        record = restore(Slab.of(row), self.job(), run=self.run)
-        return {k: record[k] for k in ("slab", "status", "voxels", "bytes_read", "bytes_written", "seconds", "write")}
-
-
-class Probe(_Opens):
-    """Measures how well a tile of an intact section is restored."""
-
-    def __call__(self, row: list[Any]) -> dict[str, Any]:
-        return certificate.measure(Slab.of(row), self.job())
 
 
 def _named(prefixes: Sequence[str], ledger: Ledger) -> set[str]:
@@ -248,19 +212,3 @@ def remerge(out: str, config_clone: str = "auto", on_event: OnEvent = lambda _: 
         "bytes_read": merged.bytes_read,
         "bytes_written": merged.bytes_written,
     }
-
-
-def _logged(out: str, run_id: str, config: Config, on_event: OnEvent) -> OnEvent:
-    """Events go to the caller, and to zmend/runs/<id>/log.jsonl beside the configuration and the environment."""
-    folder = Path(out) / "zmend" / "runs" / run_id
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(config.model_dump_json(indent=1))
-    (folder / "environment.json").write_text(json.dumps(environment(), indent=1))
-    log = folder / "log.jsonl"
-
-    def tell(event: dict[str, Any]) -> None:
-        with log.open("a") as f:
-            f.write(json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **event}) + "\n")
-        on_event(event)
-
-    return tell

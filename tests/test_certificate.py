@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from pipeline import certificate, cluster
+from pipeline import certificate, cluster, crew
 from pipeline.box import Box
 from pipeline.certificate import NEAR, Choice, alike, calibration, choose, probes, read, score, sentence, write
 from pipeline.config import check as validate
@@ -400,9 +400,9 @@ def test_nobody_waits_for_workers_that_are_all_gone(monkeypatch: pytest.MonkeyPa
             return False
 
     Nobody.cluster = Nobody.scheduler = Nobody()
-    monkeypatch.setattr(cluster, "ALONE_S", 0.05)
+    monkeypatch.setattr(crew, "ALONE_S", 0.05)
     with pytest.raises(UnfitError, match="no worker is left") as e:
-        cluster.Crew._next(Nobody(), Nobody())
+        crew.Crew._next(Nobody(), Nobody())
     assert "run again: finished slabs are kept" in e.value.do
 
 
