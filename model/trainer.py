@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,9 +83,18 @@ class Trainer:
         self.done = 0
         self.seconds = 0.0
         s = settings
+        self.begun = "scratch"  # or the sha256 of the weights it began from
         self.validation = Validation(s.network, validation, s.crop, self.device) if validation else None
         together = dist.is_available() and dist.is_initialized()
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+
+    def begin(self, weights: Mapping[str, Tensor], sha256: str) -> None:
+        """Go on from weights that exist (fine-tuning): the network and its average start there. Before any step."""
+        with torch.no_grad():
+            for name, value in self.network.named_parameters():
+                value.copy_(weights[name])
+                self.average[name].copy_(weights[name])
+        self.best, self.begun = dict(self.average), sha256
 
     def step(self) -> float:
         """One update; returns the loss."""
@@ -219,7 +228,10 @@ class Trainer:
         """What must not change between segments: the card tells of it, and resumed batches depend on it."""
         s = self.settings
         stacks = [f"{t.part.name}{list(t.raw.shape)}" for t in self.stacks]
-        return f"batch {s.size}, crop {s.crop}, seed {s.seed}, data {stacks}, network {s.network.to_dict()}"
+        return (
+            f"batch {s.size}, crop {s.crop}, seed {s.seed}, rate {s.rate:g}, blind {s.blind:g}, from {self.begun}, "
+            f"data {stacks}, network {s.network.to_dict()}"
+        )
 
     def _check_same(self, path: Path, said: str) -> None:
         if said != self._made_by():

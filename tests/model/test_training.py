@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from model import augment, data, train
-from model.checkpoint import load_network, locate, read_card
+from model.checkpoint import export, load_network, locate, read_card
 from model.trainer import Settings, Trainer
 from model.validation import Score
-from tests.model.tiny import TINY
+from tests.model.tiny import TINY, alive
 
 
 def synthetic(sections: int = 12) -> list[data.Stack]:
@@ -104,6 +104,64 @@ def test_own_stacks_train_resume_and_export_with_a_true_card(own: Path, monkeypa
     assert out.stat().st_mode & 0o044, "others may read the weights"
 
 
+def test_fine_tuning_starts_at_its_parent_and_owes_what_it_owes(own: Path, weights: Path) -> None:
+    """In one step of rate 1e-9 nothing moves by more than half precision rounds: the parent's weights come out."""
+    parent = replace(read_card(weights), data=[{"name": "theirs", "licence": "share alike"}], halo=24, spread_scale=1.5,
+                     voxel_nm_min=(30.0, 7.3, 7.3), voxel_nm_max=(42.0, 20.0, 20.0))  # fmt: skip
+    parent.write(weights.with_suffix(".json"))
+    out = own / "w" / "tuned.safetensors"
+    common = ["--data", str(own), "--state", str(own / "s"), "--from", str(weights), "--batch", "2", "--crop", "32"]
+    assert train.main([*common, "--steps", "1", "--rate", "1e-9", "--export", str(out), "--preset", "bridge"]) == 0
+    card = read_card(out)
+    before, after = (dict(load_network(p, c).named_parameters()) for p, c in ((weights, parent), (out, card)))
+    assert all(torch.allclose(before[k], v, atol=1e-3) for k, v in after.items())
+    assert card.network == parent.network, "the parent's network overrules --preset"
+    assert [d["name"] for d in card.data] == ["mine", "theirs"]
+    assert "mine: mine, all rights" in card.licence and "theirs: share alike" in card.licence
+    assert card.training["from"] == {"name": "tiny", "sha256": parent.sha256, "training": {}}
+    assert (card.training["rate"], card.training["blind"]) == (1e-9, 0.4)
+    assert tuple(card.voxel_nm_min) == pytest.approx((30, 7.2, 7.2))
+    assert tuple(card.voxel_nm_max) == pytest.approx((44, 20, 20))
+    assert (card.tile, card.halo, card.spread_scale, card.sampler["steps"]) == (32, 24, 1.5, 3)
+
+
+def test_a_trainer_begins_with_the_bits_it_is_given() -> None:
+    given = {k: v.detach() for k, v in alive().named_parameters()}
+    trainer = Trainer(settings(4), synthetic())
+    trainer.begin(given, "abc")
+    for name, value in trainer.network.named_parameters():
+        assert torch.equal(value, given[name]) and torch.equal(trainer.average[name], given[name]), name
+        assert torch.equal(trainer.result[name], given[name]), name
+    trainer.step()
+    assert any(not torch.equal(v, given[k]) for k, v in trainer.network.named_parameters())
+    assert all(torch.equal(v, given[k]) for k, v in alive().named_parameters()), "the parent's own tensors are left alone"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["--from", "OTHER"], "was trained with .*, from [0-9a-f]{64}, .*: give the same, or another --state"),
+        ([], "was trained with .*, from [0-9a-f]{64}, "),
+        (["--from", "SAME", "--rate", "1e-4"], "was trained with .*rate 0.0003, blind 0.4"),
+        (["--from", "SAME", "--blind", "0.5"], "was trained with .*rate 0.0003, blind 0.4"),
+        (["--from", "nothing"], "weights 'nothing': no such file, and no shipped weights of that name"),
+        (["--from", "model.pth"], ".pt, .pth and .ckpt files are refused"),
+    ],
+)
+def test_fine_tuning_goes_on_as_it_began(
+    own: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, change: list[str], words: str
+) -> None:
+    monkeypatch.setitem(train.PRESETS, "cpu", TINY)  # type: ignore[misc]
+    other = weights.with_name("other.safetensors")
+    export(other, dict(alive(seed=1).state_dict()), read_card(weights))
+    names = {"OTHER": str(other), "SAME": str(weights)}
+    common = ["--data", str(own), "--state", str(own / "s"), "--steps", "1", "--batch", "2", "--crop", "32"]
+    assert train.main([*common, "--from", str(weights)]) == 0
+    assert train.main([*common, "--from", str(weights), "--minutes", "0"]) == 0, "the same goes on"
+    with pytest.raises(ValueError, match=words):
+        train.main([*common, *(names.get(word, word) for word in change)])
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -112,6 +170,12 @@ def test_own_stacks_train_resume_and_export_with_a_true_card(own: Path, monkeypa
         (["--crop", "30"], "--crop 30 must be a multiple of 8"),
         (["--crop", "4000"], "fit the smallest stack"),
         (["--data", "/nowhere"], "there is no /nowhere/manifest.json"),
+        (["--blind", "1.5"], "--blind 1.5 is a share of the windows: 0 to 1"),
+        (["--blind", "nan"], "--blind nan is a share of the windows: 0 to 1"),
+        (["--rate", "0"], "--rate 0 must be above 0 and at most 0.1"),
+        (["--rate", "1"], "--rate 1 must be above 0 and at most 0.1"),
+        (["--steps", "0"], "--steps 0 and --batch 2 must be at least 1"),
+        (["--batch", "0"], "--steps 1 and --batch 0 must be at least 1"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_words(
