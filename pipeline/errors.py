@@ -13,6 +13,7 @@ ZmendError                    what, where, why, do
 ├── VerifyError           5   the store is not what its records say
 ├── StoreLockedError      6   a live run holds the store
 ├── UnfitError            7   this machine or mount cannot do the job
+│   └── UnfitWorkerError      one worker's process cannot; its slab is done by another
 └── Interrupted          75   stopped on request; run again to go on
 
 4 is no error: the run ended, and quarantined what was not fit to be written.
@@ -102,6 +103,10 @@ class UnfitError(ZmendError):
     """This machine or mount cannot do the job."""
 
     exit_code = 7
+
+
+class UnfitWorkerError(UnfitError):
+    """One worker's process failed its own test: no slab's fault. `where` names host and process, `why` the reason."""
 
 
 class Interrupted(ZmendError):
