@@ -201,7 +201,7 @@ def totals(pieces: Iterable[Piece], geometry: Geometry, chunk: ZYX, itemsize: in
         block = _chunked(p.write, chunk, geometry.shape)
         layers = range(p.write.start[0] // chunk[0], -(-p.write.stop[0] // chunk[0]))
         touched.update(((layer, p.write.start[1:]), block // len(layers)) for layer in layers)
-        memory = max(memory, p.read.size * (itemsize + 3) + p.write.size * (itemsize + 2 + bool(draws)))
+        memory = max(memory, bytes_in_hand(p.read, p.write, itemsize, draws))
     n = geometry.needs
     batch = n.batch * (n.max_gap + 2 * n.context) * (n.tile + 2 * n.halo) ** 2 * 4 * 8
     return {
@@ -213,6 +213,11 @@ def totals(pieces: Iterable[Piece], geometry: Geometry, chunk: ZYX, itemsize: in
         "peak_memory_bytes": memory + batch + n.memory_bytes if count else 0,
         "seconds": round(voxels * max(1, draws) / (n.mpx_s * 1e6)) if n.mpx_s else 0,
     }
+
+
+def bytes_in_hand(read: Box, write: Box, itemsize: int, draws: int = 0) -> int:
+    """Memory that one slab takes, beside the restorer: what it sees (voxels, flags, two doubts) and what it decides."""
+    return read.size * (itemsize + 3) + write.size * (itemsize + 2 + bool(draws))
 
 
 def _chunked(box: Box, chunk: ZYX, shape: ZYX) -> int:

@@ -117,9 +117,11 @@ class Scene:
 
     @property
     def inputs_sha256(self) -> str:
-        """Of everything that was read."""
-        seen = self.data.tobytes() + self.flag.tobytes() + np.packbits(self.absent).tobytes()
-        return hashlib.sha256(seen).hexdigest()
+        """Of everything that was read. Part by part: a slab's voxels are hundreds of megabytes, not to be copied."""
+        seen = hashlib.sha256(np.ascontiguousarray(self.data))
+        seen.update(np.ascontiguousarray(self.flag))
+        seen.update(np.packbits(self.absent))
+        return seen.hexdigest()
 
     def view(self, box: Box) -> tuple[slice, slice, slice]:
         """Slices of the part of `box` that lies in the read box."""
@@ -135,12 +137,16 @@ def look(slab: Slab, job: Job) -> Scene:
     return Scene(slab, data, flag, (flag > 0) | absent, absent)
 
 
-def decide(scene: Scene, job: Job) -> Result:
-    """Every voxel of the scene's write box. Reads nothing, and leaves the scene as it is."""
+def decide(scene: Scene, job: Job, on_turn: Callable[[], None] = lambda: None) -> Result:
+    """Every voxel of the scene's write box. Reads nothing, and leaves the scene as it is.
+
+    on_turn is called when it is this slab's turn at the restorer.
+    """
     inside, shape = scene.slab.write.within(scene.slab.read), scene.slab.write.shape
     labels, counts = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
     result = Result(scene.data[inside].copy(), labels, counts, scene.inputs_sha256)
     with job.compute_lock:
+        on_turn()
         _restore_tiles(scene, job, result)
     # Whatever was flagged and not restored is labelled so.
     result.labels[(scene.flag[inside] > 0) & (result.labels == blend.ORIGINAL)] = blend.LEFT
@@ -327,10 +333,13 @@ def chunks(slab: Slab, job: Job, result: Result) -> Iterator[Content]:
 
 
 def restore(slab: Slab, job: Job, *, run: str, on_step: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """Compute, write, record. Returns the record; on_step is told read|write|record as each begins."""
+    """Compute, write, record. Returns the record; on_step is told read|wait|restore|write|record as each begins."""
     began = time.perf_counter()
     on_step("read")
-    result = compute(slab, job)
+    scene = look(slab, job)
+    on_step("wait")
+    result = decide(scene, job, lambda: on_step("restore"))
+    del scene  # as large as the read box, and not needed to write
     computed = time.perf_counter()
     on_step("write")
     written = [(content.box, _write(content, job)) for content in chunks(slab, job, result)]
