@@ -26,11 +26,11 @@ import torch
 
 from model import data, report, scenes, tally
 from model.baselines import constant, ours
+from model.cards import card_of
 from model.checkpoint import Card, export, load_network, read_card
 from model.metrics import MembraneClassifier
 from model.network import PRESETS, AnisoUNet3D
 from model.sampler import Sampler
-from model.train import card_of
 from model.trainer import Trainer
 from model.variants import VARIANTS, Budget, Variant
 

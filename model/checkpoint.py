@@ -16,10 +16,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from model.sampler import Sampler
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from model.network import AnisoUNet3D
+    from model.network import AnisoUNet3D, NetworkConfig
 
 SCHEMA = "zmend-weights-1"
 SHIPPED = Path(__file__).parent / "weights"
@@ -100,9 +102,54 @@ def _card(beside: Path, values: Mapping[str, Any]) -> Card:
         raise CheckpointError(f"{beside}: unknown entries {unknown}; update zmend or export the weights again")
     try:
         ready: dict[str, Any] = {k: tuple(v) if k.startswith("voxel_nm") else v for k, v in values.items()}
-        return Card(**ready)
+        card = Card(**ready)
     except TypeError as error:
         raise CheckpointError(f"{beside}: incomplete card ({error}); export the weights again") from error
+    if wrong := _wrong(card):
+        raise CheckpointError(f"{beside}: {wrong}: the card was edited; copy it again from where the weights came")
+    return card
+
+
+def _wrong(card: Card) -> str:
+    """What no card that zmend wrote would say, or nothing. The weights are pinned by their digest; the card is not."""
+    low, high = card.voxel_nm_min, card.voxel_nm_max
+    numbers = all(len(v) == 3 and all(type(n) in (int, float) and n > 0 for n in v) for v in (low, high))
+    if not numbers or not all(a <= b < float("inf") for a, b in zip(low, high, strict=True)):
+        return f"voxel sizes {low} to {high} are no range of (z, y, x) in nm"
+    for name, least in (("context", 1), ("max_gap", 1), ("tile", 1), ("halo", 0), ("stride", 1)):
+        value = getattr(card, name)
+        if type(value) is not int or value < least:
+            return f"{name} {value!r} is no whole number from {least}"
+    if type(card.spread_scale) not in (int, float) or not 0 < card.spread_scale < 100:
+        return f"spread_scale {card.spread_scale!r} is no number above 0"
+    texts, tables = (card.name, card.sha256, card.licence), (card.network, card.sampler, card.training)
+    if not all(isinstance(t, str) for t in texts) or not all(isinstance(t, dict) for t in tables):
+        return "name, sha256 or licence is no text, or network, sampler or training is no table"
+    if not isinstance(card.data, list) or not all(isinstance(d, dict) and "name" in d for d in card.data):
+        return "data is no list of what was trained on"
+    return ""
+
+
+def network_of(card: Card) -> NetworkConfig:
+    """The network that a card describes. Raises CheckpointError."""
+    from model.network import NetworkConfig
+
+    try:
+        return NetworkConfig.from_dict(card.network)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"card of {card.name!r}: its network cannot be built ({error}); copy it again from where the weights came"
+        ) from error
+
+
+def sampler_of(card: Card) -> Sampler:
+    """The sampler that a card asks for. Raises CheckpointError."""
+    try:
+        return Sampler(**card.sampler)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"card of {card.name!r}: its sampler is refused ({error}); copy it again from where the weights came"
+        ) from error
 
 
 def sha256_of(path: Path) -> str:
@@ -120,20 +167,25 @@ def load_network(path: Path, card: Card) -> AnisoUNet3D:
         )
     # torch takes seconds to import; a card must not
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from model.network import AnisoUNet3D, NetworkConfig
+    from model.network import AnisoUNet3D
 
-    tensors = load_file(path)
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: no safetensors file ({error}); copy it again with its card") from error
     bad = sorted(k for k, v in tensors.items() if not bool(torch.isfinite(v).all()))
     if bad:
         raise CheckpointError(
             f"{path}: {len(bad)} tensors hold NaN or infinity (first: {bad[0]}); train or export again"
         )
-    network = AnisoUNet3D(NetworkConfig.from_dict(card.network))
+    config = network_of(card)
     try:
+        network = AnisoUNet3D(config)
         network.load_state_dict({k: v.float() for k, v in tensors.items()})
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise CheckpointError(
             f"{path}: the weights do not fit the network of their card ({error}); export again"
         ) from error

@@ -5,20 +5,20 @@ A batch is a pure function of (seed, step), so an interrupted training resumes w
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from model import stacks
 from model.augment import Bools, Floats, contrast, damage, dihedral, elastic, optics
 from model.diffusion import Condition
 from model.network import REFERENCE_NM
+from model.stacks import Entry, Manifest, StackError, read_manifest, voxel_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ TRAINING = (
     Part("fib25_train2", (0, 250), share=1.0, isotropic=True),
 )
 VALIDATION = (Part("vnc_stack1", (0, 14), VALIDATION_ROWS),)
+DEEPEST = 7  # sections of a window: two clean ones, a gap of three, two clean ones
 _FIB_STEP = 4  # slices of 10 nm a section of 40 nm
 
 
@@ -55,6 +56,16 @@ class Stack:
     raw: npt.NDArray[np.uint8]  # (Z, H, W)
     voxel_nm: tuple[float, float, float]
     licence: str
+
+    @property
+    def thickest(self) -> int:
+        """Slices along z under the deepest window."""
+        return (DEEPEST - 1) * (_FIB_STEP if self.part.isotropic else 1) + 1
+
+    @property
+    def narrowest(self) -> int:
+        """Pixels a side of the largest crop; in an isotropic stack every axis may lie in the plane."""
+        return int(min(self.raw.shape if self.part.isotropic else self.raw.shape[1:]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,47 +82,39 @@ class Batch:
 
 
 def load(folder: Path, parts: Sequence[Part] | None = None) -> list[Stack]:
-    """Read the parts (default: `parts_of` the manifest) from `folder`. Raises ValueError.
-
-    The folder holds npz files, each with an array `raw`, uint8 (Z, H, W), and a manifest.json that says of each
-    {name: {"file", "voxel_zyx_nm", "licence"}}.
-    """
+    """Read the parts (default: `parts_of` the manifest) from `folder`. Raises StackError (see `stacks`)."""
     manifest = read_manifest(folder)
-    stacks = []
-    for part in parts if parts is not None else parts_of(manifest):
-        entry = manifest[part.name]
-        z, y = part.sections, part.rows
-        with np.load(folder / entry["file"]) as arrays:
-            raw = arrays["raw"][z[0] : z[1], y[0] : y[1]]
-        size = entry["voxel_zyx_nm"]
-        licence = entry.get("licence", "not stated")
-        stacks.append(Stack(part, np.ascontiguousarray(raw), (size[0], size[1], size[2]), licence))
-    return stacks
+    return [_stack(folder, p, manifest[p.name]) for p in (parts if parts is not None else parts_of(manifest))]
 
 
-def read_manifest(folder: Path) -> Mapping[str, Mapping[str, Any]]:
-    """What manifest.json says. Raises ValueError."""
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise ValueError(f"there is no {path}: --data names a folder with manifest.json and npz files")
-    manifest: Mapping[str, Mapping[str, Any]] = json.loads(path.read_text())
-    return manifest
+def _stack(folder: Path, part: Part, entry: Entry) -> Stack:
+    z, y = part.sections, part.rows
+    raw = stacks.read(folder, part.name, entry)["raw"][z[0] : z[1], y[0] : y[1]]
+    stack = Stack(part, np.ascontiguousarray(raw), voxel_of(entry), str(entry.get("licence", "not stated")))
+    need, have = (stack.thickest, min(raw.shape)) if part.isotropic else (DEEPEST, len(raw))
+    if have < need:
+        what = "slices" if part.isotropic else "sections"
+        raise StackError(
+            f"stack {part.name!r} of {folder} has {have} {what} to learn from, and training cuts windows of up to "
+            f"{need}: give a deeper stack, or leave this one out (--only)"
+        )
+    return stack
 
 
-def parts_of(manifest: Mapping[str, Mapping[str, Any]], only: Sequence[str] = ()) -> list[Part]:
+def parts_of(manifest: Manifest, only: Sequence[str] = ()) -> list[Part]:
     """What to train on: the stacks behind the shipped weights, where all of them are there, else every stack whose
     "use" (if it says one) begins with "train"; "sections": [first, last) limits one. `only` keeps the stacks named.
     """
     if unknown := sorted(set(only) - set(manifest)):
-        raise ValueError(f"manifest.json names no stack {', '.join(unknown)}; it names {', '.join(sorted(manifest))}")
+        raise StackError(f"manifest.json names no stack {', '.join(unknown)}; it names {', '.join(sorted(manifest))}")
     shipped = {p.name for p in TRAINING} <= set(manifest)
     parts = [p for p in (TRAINING if shipped else _used(manifest, "train")) if not only or p.name in only]
     if not parts:
-        raise ValueError('manifest.json names no stack to train on: give each an entry with "file" and "voxel_zyx_nm"')
+        raise StackError('manifest.json names no stack to train on: give each an entry with "file" and "voxel_zyx_nm"')
     return parts
 
 
-def validation_of(manifest: Mapping[str, Mapping[str, Any]], only: Sequence[str] = ()) -> list[Part]:
+def validation_of(manifest: Manifest, only: Sequence[str] = ()) -> list[Part]:
     """What early stopping looks at: rows kept from the shipped stacks, else the stacks whose "use" begins with
     "validation"; none where there is none. `only` keeps the stacks named: weights must owe nothing to other data.
     """
@@ -120,7 +123,7 @@ def validation_of(manifest: Mapping[str, Mapping[str, Any]], only: Sequence[str]
     return [p for p in parts if not only or p.name in only]
 
 
-def _used(manifest: Mapping[str, Mapping[str, Any]], use: str) -> list[Part]:
+def _used(manifest: Manifest, use: str) -> list[Part]:
     return [
         Part(name, tuple(e.get("sections", (0, None))), isotropic=len(set(e["voxel_zyx_nm"])) == 1)
         for name, e in manifest.items()

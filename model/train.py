@@ -10,10 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +22,16 @@ import torch
 import torch.distributed as dist
 
 from model import data
-from model.checkpoint import Card, export, load_network, locate, read_card
-from model.network import PRESETS, NetworkConfig
-from model.sampler import SAMPLERS, Sampler
-from model.trainer import Settings, Trainer
+from model.cards import card_of
+from model.checkpoint import Card, export, load_network, locate, network_of, read_card, sampler_of
+from model.device import HELP, resolve, use_threads
+from model.network import PRESETS
+from model.sampler import SAMPLERS
+from model.stacks import read_manifest
+from model.trainer import SCRATCH, Settings, Trainer
 from model.validation import Score
 
 log = logging.getLogger("model.train")
-
-Triple = tuple[float, float, float]
 
 TUNING_RATE = 3e-4  # from weights that exist: a third of what training from scratch takes, so that little is forgotten
 MOST_RATE = 0.1  # beyond it AdamW diverges at once
@@ -43,6 +45,8 @@ def run(trainer: Trainer, state: Path, minutes: float, clock: Callable[[], float
     """
     begin = saved = logged = clock()
     before, losses = trainer.seconds, list[float]()
+    if not trainer.done and trainer.begun != SCRATCH and (score := trainer.validate()):
+        _report(trainer, state.parent, float("nan"), 0.0, score)  # of the weights it begins from, to compare with
     while trainer.agree(not trainer.finished and clock() - begin < minutes * 60):
         losses.append(trainer.step())
         score = trainer.validate()
@@ -61,7 +65,9 @@ def run(trainer: Trainer, state: Path, minutes: float, clock: Callable[[], float
 
 def _report(trainer: Trainer, folder: Path, mean_loss: float, pace: float, score: Score | None) -> None:
     """One line to the log and to progress.jsonl; a picture with every validation."""
-    line = {"step": trainer.done, "loss": round(mean_loss, 4), "rate": trainer.rate(), "windows_s": round(pace, 2)}
+    line: dict[str, float | None] = {"step": trainer.done}
+    if trainer.done:
+        line |= {"loss": round(mean_loss, 4), "rate": trainer.rate(), "windows_s": round(pace, 2)}
     if score and trainer.validation:
         line |= {"blind_db": round(score.blind, 3), "fine_db": round(score.fine, 3), "best_step": trainer.best_step}
         trainer.validation.picture(folder / "pictures" / f"{trainer.done:06d}.png", bf16=trainer.settings.bf16)
@@ -75,25 +81,83 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; 0 = all steps done, 75 = out of time, run again to continue."""
     options = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    if "WORLD_SIZE" in os.environ:  # started by torchrun: one process a GPU, or a CPU core
-        dist.init_process_group("nccl" if options.device == "cuda" else "gloo")
-    manifest = data.read_manifest(options.data)
-    stacks = data.load(options.data, data.parts_of(manifest, options.only))
-    kept = data.load(options.data, data.validation_of(manifest, options.only))
     source = locate(options.start) if options.start else None
     parent = read_card(source) if source else None
-    settings = Settings(
-        NetworkConfig.from_dict(parent.network) if parent else PRESETS[options.preset],
-        Sampler(**parent.sampler) if parent else SAMPLERS[options.preset],
-        options.seed, options.steps, options.batch, options.crop,
-        options.rate if options.rate is not None else TUNING_RATE if parent else DEFAULTS.rate, blind=options.blind,
-    )  # fmt: skip
-    _check(settings, stacks)
-    trainer = Trainer(settings, stacks, options.device, kept)
-    if source and parent:
-        trainer.begin(dict(load_network(source, parent).named_parameters()), parent.sha256)
+    settings = _settings(options, parent)
+    _check(options, settings)
+    use_threads(options.threads)
+    device = resolve(options.device)
+    if options.check:
+        return 0
+    with _together(device):
+        trainer = _trainer(options, settings, device)
+        if source and parent:
+            trainer.begin(dict(load_network(source, parent).named_parameters()), parent.sha256)
+        return _segment(options, trainer, parent)
+
+
+def _settings(options: argparse.Namespace, parent: Card | None) -> Settings:
+    network = network_of(parent) if parent else PRESETS[options.preset or "cpu"]
+    sampler = sampler_of(parent) if parent else SAMPLERS[options.preset or "cpu"]
+    usual = TUNING_RATE if parent else DEFAULTS.rate
+    rate = usual if options.rate is None else options.rate
+    return Settings(
+        network, sampler, options.seed, options.steps, options.batch, options.crop, rate, blind=options.blind
+    )
+
+
+def _check(options: argparse.Namespace, settings: Settings) -> None:
+    """What can be told without the data. Raises ValueError."""
+    if not 0 <= settings.blind <= 1:
+        raise ValueError(f"--blind {settings.blind:g} is a share of the windows: 0 to 1")
+    if settings.steps < 1 or settings.size < 1:
+        raise ValueError(f"--steps {settings.steps} and --batch {settings.size} must be at least 1")
+    if not 0 < settings.rate <= MOST_RATE:
+        raise ValueError(f"--rate {settings.rate:g} must be above 0 and at most {MOST_RATE:g}")
+    if not 0 <= options.minutes < math.inf:
+        raise ValueError(f"--minutes {options.minutes:g} must be a number from 0; 0 only exports")
+    if settings.seed < 0:
+        raise ValueError(f"--seed {settings.seed} must be 0 or more")
+    stride = settings.network.stride
+    if settings.crop % stride or settings.crop < 4 * stride:
+        raise ValueError(f"--crop {settings.crop} must be a multiple of {stride} and at least {4 * stride}")
+    if options.export and (options.export.suffix != ".safetensors" or options.export.is_dir()):
+        raise ValueError(f"--export {options.export} must be a file whose name ends in .safetensors")
+    if options.state.exists() and not options.state.is_dir():
+        raise ValueError(f"--state {options.state} is a file: name a folder, which may be new")
+
+
+@contextmanager
+def _together(device: str) -> Iterator[None]:
+    """Among the processes that torchrun started, if it did: one a GPU, or a CPU core."""
+    if "WORLD_SIZE" not in os.environ:
+        yield
+        return
+    if device != "cpu":
+        torch.cuda.set_device(device)  # else the collectives of every process meet on GPU 0
+    dist.init_process_group("gloo" if device == "cpu" else "nccl")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _trainer(options: argparse.Namespace, settings: Settings, device: str) -> Trainer:
+    """A trainer with its data in memory. Raises ValueError where these do not go together."""
+    manifest = read_manifest(options.data)
+    stacks = data.load(options.data, data.parts_of(manifest, options.only))
+    kept = data.load(options.data, data.validation_of(manifest, options.only))
+    least = min(s.narrowest for s in stacks)
+    if settings.crop > least:
+        raise ValueError(f"--crop {settings.crop} must fit the smallest stack, which is {least} px")
+    narrow = [s.part.name for s in kept if s.narrowest < 4 * settings.network.stride]
+    if narrow:
+        raise ValueError(f"stack {narrow[0]!r} is too small to validate on: give it another use in manifest.json")
+    return Trainer(settings, stacks, device, kept)
+
+
+def _segment(options: argparse.Namespace, trainer: Trainer, parent: Card | None) -> int:
+    """One segment of training, from the state to the exit code."""
     state = options.state / "state.safetensors"
     if state.exists():
         trainer.resume(state)
@@ -105,77 +169,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.export and not trainer.rank:  # the one that validates, and no two write one file
         export(options.export, trainer.result, card_of(options.export.stem, trainer, parent))
         log.info("exported %s", options.export)
+        if parent and trainer.best_step == 0:
+            log.warning("no step scored better than %s did: these are its weights, unchanged", parent.name)
     if not finished:
-        log.info("time is up at step %d of %d; the same command goes on", trainer.done, settings.steps)
+        log.info("time is up at step %d of %d; the same command goes on", trainer.done, trainer.settings.steps)
     return 0 if finished else 75
-
-
-def _check(settings: Settings, stacks: Sequence[data.Stack]) -> None:
-    """Raises ValueError for crops that the network or a stack cannot give, and for settings out of range."""
-    if not 0 <= settings.blind <= 1:
-        raise ValueError(f"--blind {settings.blind:g} is a share of the windows: 0 to 1")
-    if settings.steps < 1 or settings.size < 1:
-        raise ValueError(f"--steps {settings.steps} and --batch {settings.size} must be at least 1")
-    if not 0 < settings.rate <= MOST_RATE:
-        raise ValueError(f"--rate {settings.rate:g} must be above 0 and at most {MOST_RATE:g}")
-    stride, least = settings.network.stride, min(min(s.raw.shape[1:]) for s in stacks)
-    if settings.crop % stride or not 4 * stride <= settings.crop <= least:
-        raise ValueError(
-            f"--crop {settings.crop} must be a multiple of {stride}, at least {4 * stride}, "
-            f"and fit the smallest stack ({least} px)"
-        )
-
-
-def card_of(name: str, trainer: Trainer, parent: Card | None = None) -> Card:
-    """The card of what a trainer has made; the file's sha256 and the metrics are filled in later.
-
-    What was fine-tuned owes to its parent's data too: their names, terms and voxel sizes stay in the card. So do the
-    parent's tile, halo and width of the ensemble: the network is the same.
-    """
-    s = trainer.settings
-    sources = [
-        {
-            "name": t.part.name,
-            "sections": f"{t.part.sections[0]}-{t.part.sections[0] + t.raw.shape[0] - 1}",
-            "rows": f"{t.part.rows[0]}-{t.part.rows[0] + t.raw.shape[1] - 1}",
-            "licence": t.licence,
-        }
-        for t in trainer.stacks
-    ]
-    if parent:
-        sources += [dict(d) for d in parent.data if dict(d) not in sources]
-    terms = "; ".join(sorted({f"{d['name']}: {d.get('licence', 'not stated')}" for d in sources}))
-    training = {"steps": trainer.done, "batch": s.size, "crop": s.crop, "seed": s.seed,
-                "rate": s.rate, "blind": s.blind, "minutes": round(trainer.seconds / 60, 1),
-                "device": trainer.device.type}  # fmt: skip
-    low, high = voxel_range(trainer.stacks)
-    if parent:
-        training["from"] = {"name": parent.name, "sha256": parent.sha256, "training": dict(parent.training)}
-        low, high = _least(low, parent.voxel_nm_min), _most(high, parent.voxel_nm_max)
-    card = Card(
-        name, "", s.network.to_dict(), asdict(s.sampler), sources, f"The terms of the data bind these weights. {terms}",
-        training, low, high, stride=s.network.stride,
-    )  # fmt: skip
-    kept = ("context", "max_gap", "tile", "halo", "spread_scale")
-    return replace(card, **{name: getattr(parent, name) for name in kept}) if parent else card
-
-
-def _least(a: Triple, b: Triple) -> Triple:
-    return (min(a[0], b[0]), min(a[1], b[1]), min(a[2], b[2]))
-
-
-def _most(a: Triple, b: Triple) -> Triple:
-    return (max(a[0], b[0]), max(a[1], b[1]), max(a[2], b[2]))
-
-
-def voxel_range(stacks: Sequence[data.Stack]) -> tuple[Triple, Triple]:
-    """Least and largest (z, y, x) voxel size that training covered, with a little to spare: lateral size is also
-    doubled in training, and an isotropic stack stands for sections four slices thick."""
-    thick = [s.voxel_nm[0] * (4 if s.part.isotropic else 1) for s in stacks]
-    fine = [s.voxel_nm[1] for s in stacks]
-    wide = [s.voxel_nm[1] * (1 if s.part.isotropic else 2) for s in stacks]
-    low, high = (0.875 * min(thick), 0.9 * min(fine)), (1.1 * max(thick), 1.1 * max(wide))
-    return (low[0], low[1], low[1]), (high[0], high[1], high[1])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -188,7 +186,7 @@ def _parser() -> argparse.ArgumentParser:
         '"voxel_zyx_nm": [45, 4.6, 4.6], "licence": "..."}}',
     )
     parser.add_argument("--state", type=Path, default=Path(".train/cpu"), help="folder of the resumable state")
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="cpu")
+    parser.add_argument("--preset", choices=sorted(PRESETS), help="network and sampler (cpu)")
     parser.add_argument(
         "--from",
         dest="start",
@@ -219,8 +217,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="0 = torch's default")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--export", type=Path, help="write the averaged weights and their card here")
+    parser.add_argument("--device", default="cpu", help=HELP)
+    parser.add_argument("--export", type=Path, help="write the averaged weights and their card here (.safetensors)")
+    parser.add_argument("--check", action="store_true", help="only see whether the options are good")
     return parser
 
 

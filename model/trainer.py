@@ -16,11 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from model import data
+from model import data, state
 from model.data import condition_of
 from model.diffusion import SIGMA_MIN, Condition, Estimate, evaluate
 from model.network import AnisoUNet3D, NetworkConfig
@@ -53,6 +51,9 @@ class Settings:
     weights: LossWeights = field(default_factory=LossWeights)
 
 
+SCRATCH = "scratch"
+
+
 def draw_sigma(rng: np.random.Generator, size: int, blind: float) -> np.ndarray:
     """Noise levels (B,): log-normal around 0.25, cut to [SIGMA_MIN, SIGMA_MAX], some at SIGMA_MAX."""
     sigma = np.exp(rng.normal(np.log(0.25), 1.2, size)).clip(SIGMA_MIN, SIGMA_MAX)
@@ -79,11 +80,12 @@ class Trainer:
         self.average = {k: v.detach().clone() for k, v in network.named_parameters()}
         self.optimizer = torch.optim.AdamW(network.parameters(), settings.rate, betas=(0.9, 0.99), weight_decay=1e-2)
         self.best = dict(self.average)
-        self.best_score, self.best_step = -math.inf, 0
+        self.best_score = -math.inf
+        self.best_step: int | None = None  # none looked at yet; 0: the weights it began from are still the best
         self.done = 0
         self.seconds = 0.0
         s = settings
-        self.begun = "scratch"  # or the sha256 of the weights it began from
+        self.begun = SCRATCH  # or the sha256 of the weights it began from
         self.validation = Validation(s.network, validation, s.crop, self.device) if validation else None
         together = dist.is_available() and dist.is_initialized()
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
@@ -155,8 +157,8 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """All steps are done, or the validation score has stopped rising."""
-        s, stale = self.settings, self.done - self.best_step
-        early = self.validation is not None and self.best_step > 0 and stale > s.patience * s.validate
+        s, best = self.settings, self.best_step
+        early = best is not None and self.done - best > s.patience * s.validate
         return early or self.done >= s.steps
 
     def validate(self) -> Score | None:
@@ -173,7 +175,7 @@ class Trainer:
     @property
     def result(self) -> dict[str, Tensor]:
         """The weights to ship: the best ones where validation tells which, else the last average."""
-        return self.best if self.best_step else self.average
+        return self.average if self.best_step is None else self.best
 
     def _share_gradient(self) -> None:
         """Mean of all processes' gradients, as one message."""
@@ -200,29 +202,19 @@ class Trainer:
         return s.rate * min((self.done + 1) / s.warmup, 1.0, max(left, 0.0))
 
     def save(self, path: Path) -> None:
-        """Write the state beside `path`, then rename: a kill leaves the old state whole."""
-        tensors = {f"average.{k}": v for k, v in self.average.items()}
-        if self.best_step:
-            tensors |= {f"best.{k}": v for k, v in self.best.items()}
-        for name, value in self.network.named_parameters():
-            tensors[f"network.{name}"] = value.detach()
-            for key, moment in self.optimizer.state.get(value, {}).items():
-                tensors[f"{key}.{name}"] = moment
+        """Write the state that `resume` continues from."""
         if self.rank:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".partial")
-        save_file(
-            {k: v.contiguous() for k, v in tensors.items()},
-            part,
-            {
-                "done": str(self.done),
-                "seconds": str(self.seconds),
-                "made_by": self._made_by(),
-                "best": json.dumps([self.best_step, self.best_score if self.best_step else 0.0]),
-            },
-        )
-        part.replace(path)
+        tensors = {f"average.{k}": v for k, v in self.average.items()}
+        if self.best_step is not None:
+            tensors |= {f"best.{k}": v for k, v in self.best.items()}
+        for name, value in self.network.named_parameters():
+            tensors[f"network.{name}"] = value
+            for key, moment in self.optimizer.state.get(value, {}).items():
+                tensors[f"{key}.{name}"] = moment
+        best = [self.best_step, 0.0 if self.best_step is None else self.best_score]
+        state.write(path, tensors, {"done": str(self.done), "seconds": str(self.seconds), "made_by": self._made_by(),
+                                    "best": json.dumps(best)})  # fmt: skip
 
     def _made_by(self) -> str:
         """What must not change between segments: the card tells of it, and resumed batches depend on it."""
@@ -238,23 +230,29 @@ class Trainer:
             raise ValueError(f"{path} was trained with {said}: give the same, or another --state")
 
     def resume(self, path: Path) -> None:
-        """Continue from a state that `save` wrote."""
-        with safe_open(path, framework="pt", device=str(self.device)) as state:
-            meta = state.metadata()
-            self._check_same(path, meta.get("made_by", self._made_by()))
-            self.done, self.seconds = int(meta["done"]), float(meta["seconds"])
-            self.best_step, score = json.loads(meta.get("best", "[0, 0]"))
-            self.best_score = score if self.best_step else -math.inf
-            for name, value in self.network.named_parameters():
-                self.average[name] = state.get_tensor(f"average.{name}")
-                if self.best_step:
-                    self.best[name] = state.get_tensor(f"best.{name}")
-                with torch.no_grad():
-                    value.copy_(state.get_tensor(f"network.{name}"))
-                keys = [k for k in ("step", "exp_avg", "exp_avg_sq") if f"{k}.{name}" in state.keys()]  # noqa: SIM118
-                self.optimizer.state[value] = {k: self._like(state.get_tensor(f"{k}.{name}"), value) for k in keys}
+        """Continue from a state that `save` wrote. Raises ValueError for another training's and StateError."""
+        tensors, meta = state.read(path)
+        self._check_same(path, meta.get("made_by", self._made_by()))
+        try:
+            self._take(tensors, meta)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise state.refused(path, f"{type(error).__name__}: {error}") from error
+
+    def _take(self, tensors: Mapping[str, Tensor], meta: Mapping[str, str]) -> None:
+        self.done, self.seconds = int(meta["done"]), float(meta["seconds"])
+        step, score = json.loads(meta["best"])
+        if any(k.startswith("best.") for k in tensors):  # older states say step 0 where there is none
+            self.best_step, self.best_score = step, score
+        for name, value in self.network.named_parameters():
+            self.average[name] = tensors[f"average.{name}"].to(self.device)
+            if self.best_step is not None:
+                self.best[name] = tensors[f"best.{name}"].to(self.device)
+            with torch.no_grad():
+                value.copy_(tensors[f"network.{name}"])
+            keys = [k for k in ("step", "exp_avg", "exp_avg_sq") if f"{k}.{name}" in tensors]
+            self.optimizer.state[value] = {k: self._like(tensors[f"{k}.{name}"], value) for k in keys}
 
     @staticmethod
     def _like(moment: Tensor, value: Tensor) -> Tensor:
         """Same memory layout as the parameter, so that resumed arithmetic visits values in the same order."""
-        return torch.empty_like(value).copy_(moment) if moment.shape == value.shape else moment
+        return torch.empty_like(value).copy_(moment) if moment.shape == value.shape else moment  # the count of steps

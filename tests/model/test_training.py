@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from model import augment, data, train
+from model import augment, cards, data, train
 from model.checkpoint import export, load_network, locate, read_card
 from model.trainer import Settings, Trainer
 from model.validation import Score
@@ -111,11 +111,11 @@ def test_fine_tuning_starts_at_its_parent_and_owes_what_it_owes(own: Path, weigh
     parent.write(weights.with_suffix(".json"))
     out = own / "w" / "tuned.safetensors"
     common = ["--data", str(own), "--state", str(own / "s"), "--from", str(weights), "--batch", "2", "--crop", "32"]
-    assert train.main([*common, "--steps", "1", "--rate", "1e-9", "--export", str(out), "--preset", "bridge"]) == 0
+    assert train.main([*common, "--steps", "1", "--rate", "1e-9", "--export", str(out)]) == 0
     card = read_card(out)
     before, after = (dict(load_network(p, c).named_parameters()) for p, c in ((weights, parent), (out, card)))
     assert all(torch.allclose(before[k], v, atol=1e-3) for k, v in after.items())
-    assert card.network == parent.network, "the parent's network overrules --preset"
+    assert card.network == parent.network
     assert [d["name"] for d in card.data] == ["mine", "theirs"]
     assert "mine: mine, all rights" in card.licence and "theirs: share alike" in card.licence
     assert card.training["from"] == {"name": "tiny", "sha256": parent.sha256, "training": {}}
@@ -167,8 +167,15 @@ def test_fine_tuning_goes_on_as_it_began(
     [
         (["--batch", "3"], "was trained with batch 2"),
         (["--crop", "40"], "was trained with batch 2, crop 32"),
-        (["--crop", "30"], "--crop 30 must be a multiple of 8"),
-        (["--crop", "4000"], "fit the smallest stack"),
+        (["--crop", "30"], "--crop 30 must be a multiple of 8 and at least 32"),
+        (["--crop", "4000"], "--crop 4000 must fit the smallest stack, which is 96 px"),
+        (["--minutes", "nan"], "--minutes nan must be a number from 0"),
+        (["--minutes", "-1"], "--minutes -1 must be a number from 0"),
+        (["--seed", "-1"], "--seed -1 must be 0 or more"),
+        (["--threads", "-1"], "--threads -1 must be 0 \\(torch's own number\\) or more"),
+        (["--export", "mine"], "--export mine must be a file whose name ends in .safetensors"),
+        (["--state", "FILE"], "--state .*manifest.json is a file: name a folder"),
+        (["--device", "foo"], "device 'foo' is unknown; the devices are cpu, cuda, cuda:1, or auto"),
         (["--data", "/nowhere"], "there is no /nowhere/manifest.json"),
         (["--blind", "1.5"], "--blind 1.5 is a share of the windows: 0 to 1"),
         (["--blind", "nan"], "--blind nan is a share of the windows: 0 to 1"),
@@ -184,12 +191,13 @@ def test_what_cannot_be_trained_is_refused_in_words(
     monkeypatch.setitem(train.PRESETS, "cpu", TINY)  # type: ignore[misc]
     common = ["--data", str(own), "--state", str(own / "s"), "--steps", "1", "--batch", "2", "--crop", "32"]
     train.main([*common, "--minutes", "1"])
+    change = [str(own / "manifest.json") if word == "FILE" else word for word in change]
     with pytest.raises(ValueError, match=words):
         train.main([*common, *change])
 
 
 def test_the_shipped_range_of_voxel_sizes_is_what_its_stacks_cover(data_folder: Path) -> None:
-    low, high = train.voxel_range(data.load(data_folder))
+    low, high = cards.voxel_range(data.load(data_folder))
     card = read_card(locate("default"))
     assert (low, high) == (pytest.approx(card.voxel_nm_min), pytest.approx(card.voxel_nm_max))
 
