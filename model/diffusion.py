@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from model.estimate import box, fuse, interpolate, sharpen
+from model.estimate import fuse, interpolate, sharpen
+from model.filters import box
+from model.motion import sides
 from model.network import AnisoUNet3D, Outputs
 from model.sampler import SIGMA_MAX, Sampler
 
@@ -24,7 +28,8 @@ SIGMA_MIN = 0.02  # below the grey-level step of uint8 data (.008) times a few; 
 _RAMP = 8  # pixels inside the damage over which the known rim's correction fades
 
 
-class Condition(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Condition:
     """What is known about a batch of windows."""
 
     sections: Tensor  # (B, 1, D, H, W) float32 in [-1, 1], zero where unknown
@@ -36,6 +41,12 @@ class Condition(NamedTuple):
     def pair(self) -> Tensor:
         """The clean sections next to the gap: (B, 1, 2, H, W)."""
         return self.sections[:, :, [self.targets[0] - 1, self.targets[1]]]
+
+    @cached_property
+    def moved(self) -> tuple[Tensor, Tensor]:
+        """Either of the pair as each section of the window would see it, tissue's drift undone: (B, 1, D, H, W)."""
+        a, b = self.targets
+        return sides(self.pair, a, b - a, self.sections.shape[2] - b)
 
     @property
     def target(self) -> Tensor:
@@ -87,8 +98,8 @@ def _inputs(
     if network.config.mask_channel:
         x = torch.cat([x, 1 - condition.known, scaled * condition.known], 1)  # (B, 3, D, H, W)
     if network.config.neighbours:
-        sides = (condition.pair / SIGMA_DATA).chunk(2, 2)  # each (B, 1, 1, H, W)
-        x = torch.cat([x, *(side.expand_as(scaled) for side in sides)], 1)
+        shown = condition.moved if network.config.aligned else condition.pair.chunk(2, 2)
+        x = torch.cat([x, *(side.expand_as(scaled) / SIGMA_DATA for side in shown)], 1)  # (B, 5, D, H, W)
     levels = torch.full((x.shape[0], x.shape[2]), SIGMA_MIN, device=x.device)
     levels[:, a:b] = sigma[:, None]
     return x, condition.pair, levels.log(), condition.voxel

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from model.blocks import warp
+from model.filters import blur, box
+from model.motion import into_place, match
 
-_SEARCH = 3  # quarter-resolution pixels either way: a drift of 24 pixels between the neighbours
-_STIFF = 0.1  # cost of a squared pixel of drift there: sections are nearly aligned, so small drifts are likelier
 _BLURS = (2.0, 4.0, 8.0)  # Gaussian sigmas in pixels that part an image into bands for `sharpen`
 _AROUND = 33  # pixels: the window in which a band's energy is compared
 _FINE = (1.0, 2.0, 4.0, 8.0, 16.0)  # the same for `fuse`
@@ -68,7 +66,7 @@ def fuse(mean: Tensor, pair: Tensor) -> Tensor:
 
 def _fused(mean: Tensor, first: Tensor, last: Tensor, drift: Tensor, t: float) -> Tensor:
     """One plane, t of the way from first to last; all (B, 1, H, W)."""
-    a, b = _into_place(first, last, drift, t)
+    a, b = into_place(first, last, drift, t)
     out = torch.zeros_like(mean)
     for sigma in _FINE:
         below = [blur(x, sigma) for x in (mean, a, b)]
@@ -85,18 +83,6 @@ def _fused(mean: Tensor, first: Tensor, last: Tensor, drift: Tensor, t: float) -
     return out + mean
 
 
-def blur(x: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of (N, 1, H, W), cut at 3 sigma, edges repeated; in float32 wherever it is called."""
-    reach = int(3 * sigma + 0.5)
-    at = torch.arange(-reach, reach + 1, dtype=torch.float32, device=x.device)
-    kernel = torch.exp(-0.5 * (at / sigma) ** 2)
-    kernel = (kernel / kernel.sum())[None, None]  # (1, 1, n)
-    with torch.autocast(x.device.type, enabled=False):
-        rows = F.conv2d(F.pad(x, [0, 0, reach, reach], mode="replicate"), kernel[..., None])
-        out: Tensor = F.conv2d(F.pad(rows, [reach, reach, 0, 0], mode="replicate"), kernel[:, :, None])
-    return out
-
-
 def interpolate(pair: Tensor, gap: int, share: float) -> Tensor:
     """The two clean neighbours (B, 1, 2, H, W) moved along the tissue's drift into each of `gap` planes between them,
     and mixed: (B, 1, gap, H, W).
@@ -106,50 +92,7 @@ def interpolate(pair: Tensor, gap: int, share: float) -> Tensor:
     planes = []
     for j in range(gap):
         t = (j + 1) / (gap + 1)  # how far from first to last
-        before, after = _into_place(first, last, drift, t)
+        before, after = into_place(first, last, drift, t)
         weight = share if t <= 0.5 else 1 - share
         planes.append(weight * before + (1 - weight) * after)
     return torch.stack(planes, 2)
-
-
-def _into_place(first: Tensor, last: Tensor, drift: Tensor, t: float) -> tuple[Tensor, Tensor]:
-    """Both neighbours moved to the plane t of the way from first to last; drift as `match` gives it."""
-    return warp(first, -2 * t * drift), warp(last, 2 * (1 - t) * drift)
-
-
-def match(first: Tensor, last: Tensor) -> Tensor:
-    """Half of the drift from first to last (B, 1, H, W), seen from the plane midway: (B, 2 = dy dx, H, W) in pixels.
-
-    Symmetric block matching at 1/4 resolution on locally normalised sections, with a soft minimum. A window search as
-    good as DIS flow here (validation: NCC .511 against .514, membrane F1 .443 against .446), but local: tiles agree.
-    """
-    a, b = (_normalised(F.avg_pool2d(box(side, 3), 4)) for side in (first, last))  # (B, 1, h, w)
-    h, w = a.shape[-2:]
-    pa, pb = F.pad(a, [_SEARCH] * 4), F.pad(b, [_SEARCH] * 4)
-    steps = range(-_SEARCH, _SEARCH + 1)
-    offsets = [(dy, dx) for dy in steps for dx in steps]
-    costs = [
-        box((_crop(pa, -dy, -dx, h, w) - _crop(pb, dy, dx, h, w)) ** 2, 9) + _STIFF * (dy * dy + dx * dx)
-        for dy, dx in offsets
-    ]
-    weights = (-20 * torch.cat(costs, 1)).softmax(1)  # (B, offsets, h, w)
-    grid = torch.tensor(offsets, dtype=weights.dtype, device=weights.device)  # (offsets, 2)
-    drift = (weights[:, :, None] * grid[None, :, :, None, None]).sum(1)  # (B, 2, h, w)
-    return F.interpolate(4 * drift, size=first.shape[-2:], mode="bilinear", align_corners=False)
-
-
-def box(x: Tensor, size: int) -> Tensor:
-    """Mean over a size x size window (odd) of (N, C, H, W); beyond the edge there are zeros."""
-    rows = F.avg_pool2d(x, (size, 1), 1, (size // 2, 0))
-    return F.avg_pool2d(rows, (1, size), 1, (0, size // 2))
-
-
-def _normalised(x: Tensor) -> Tensor:
-    """Zero mean and unit variance in a 17 x 17 window: sections differ in brightness and contrast."""
-    mean = box(x, 17)
-    return (x - mean) * ((box(x * x, 17) - mean * mean).clamp(min=0) + 1e-2).rsqrt()
-
-
-def _crop(padded: Tensor, dy: int, dx: int, h: int, w: int) -> Tensor:
-    """The h x w window shifted by (dy, dx) from the middle."""
-    return padded[..., _SEARCH + dy : _SEARCH + dy + h, _SEARCH + dx : _SEARCH + dx + w]

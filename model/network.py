@@ -50,6 +50,7 @@ class NetworkConfig:
     outputs: str = "mjs"  # "mjs": noise, x0 and the gate between them; "eps+x0": a fixed gate; "x0" or "eps": one alone
     near: bool = False  # the decoder keeps only the clean sections next to the gap: a quarter less work
     neighbours: bool = True  # show every section the two clean ones next to the gap, as input channels
+    aligned: bool = False  # move those two along the tissue's drift first, to where the section lies
     mask_channel: bool = True  # tell the network which pixels are to be restored and show it the known ones
     voxel: bool = True  # condition on the voxel size
     centred_norm: bool = True  # per-pixel LayerNorm (fused kernel); False: per-pixel RMSNorm
@@ -74,9 +75,10 @@ class NetworkConfig:
 
 PRESETS: Mapping[str, NetworkConfig] = {
     # 2 CPU cores, one hour: what ships; under 0.5 TFLOP a megapixel and evaluation
-    "cpu": NetworkConfig(widths=(48, 64, 128, 160), decoder=(2, 1, 1, 1), near=True),
+    "cpu": NetworkConfig(widths=(48, 64, 128, 160), decoder=(2, 1, 1, 1), near=True, aligned=True),
     # one GPU, half an hour: the same design, wider and deeper
-    "bridge": NetworkConfig(widths=(64, 96, 160, 192), encoder=(1, 1, 2, 2), decoder=(2, 2, 2, 2), near=True),
+    "bridge": NetworkConfig(widths=(64, 96, 160, 192), encoder=(1, 1, 2, 2), decoder=(2, 2, 2, 2), near=True,
+                            aligned=True),
     # nearest to the letter of the paper: RMSNorm, full resolution, no voxel size
     "paper": NetworkConfig(widths=(32, 64, 128, 128), encoder=(1, 2, 2, 2), decoder=(2, 2, 2, 2), unshuffle=1,
                            flab_window=(0, 0, 7, 5), voxel=False, centred_norm=False),
@@ -130,7 +132,7 @@ class AnisoUNet3D(nn.Module):
         """One evaluation.
 
         x (B, 1 to 5, D, H, W): scaled sections (noisy targets, clean neighbours), mask (1 = restore), known pixels,
-        then the two clean sections next to the gap, repeated along D.
+        then the two clean sections next to the gap, for each of D.
         pair (B, 1, 2, H, W): the two clean sections next to the gap in [-1, 1]. log_sigma (B, D). voxel (B, 2).
         """
         embedding = self.embedding(log_sigma, voxel)  # (B, D, E)

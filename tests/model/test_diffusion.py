@@ -107,7 +107,7 @@ def test_levels_carry_the_wanted_amount_of_noise(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(diffusion, "evaluate", perfect)
     sampler = Sampler(steps=6, temperature=0.3, texture=0.9, structure=0.8, warm=0.3, finest=0.1)
-    flat = condition()._replace(sections=torch.zeros(1, 1, 3, 32, 32))
+    flat = replace(condition(), sections=torch.zeros(1, 1, 3, 32, 32))
     sample(alive(), flat, noise, sampler)
     assert len(given) == 6
     for sigma, amplitude in given[1:]:  # the first is blind
@@ -153,7 +153,7 @@ def test_every_solver_draws_the_distribution_of_an_exact_denoiser(
     solver: str, schedule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(diffusion, "evaluate", gaussian_posterior)
-    flat = condition(size=96)._replace(sections=torch.zeros(1, 1, 3, 96, 96))
+    flat = replace(condition(size=96), sections=torch.zeros(1, 1, 3, 96, 96))
     drawn = sample(alive(), flat, lambda d: noise(d, 96), Sampler(
         steps=60, start="gaussian", solver=solver, schedule=schedule, temperature=1, texture=1, finest=0.01, detail=0,
     ))  # fmt: skip
@@ -164,7 +164,7 @@ def test_every_solver_draws_the_distribution_of_an_exact_denoiser(
 def test_second_order_needs_fewer_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Error of the drawn spread against the exact 0.5, at equal cost."""
     monkeypatch.setattr(diffusion, "evaluate", gaussian_posterior)
-    flat = condition(size=96)._replace(sections=torch.zeros(1, 1, 3, 96, 96))
+    flat = replace(condition(size=96), sections=torch.zeros(1, 1, 3, 96, 96))
 
     def error(solver: str) -> float:
         settings = Sampler(steps=25, start="gaussian", solver=solver, temperature=1, texture=1, finest=0.02, detail=0)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.estimate import blur, box, fuse, interpolate, match, sharpen
+from model.estimate import fuse, interpolate, sharpen
+from model.filters import blur, box
+from model.motion import match
 from model.objective import ms_ssim
 
 
