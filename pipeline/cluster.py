@@ -1,60 +1,168 @@
-"""Cluster: starts the workers that a site describes, and stops them. Only this module and `crew` may know dask."""
+"""Cluster: starts the workers that a site describes, and stops them. Only this module and `crew` may know dask.
+
+Nothing listens off loopback without TLS: local workers stay on 127.0.0.1, jobs speak TLS with certificates made for one
+run, and a scheduler elsewhere is only spoken to with certificates. Dashboards are on 127.0.0.1, everywhere.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import yaml
+
+from pipeline import slurm
+from pipeline.errors import UnfitError
 from pipeline.site import Site
 
-SETTINGS = {
-    # Our window bounds what is in flight; the scheduler's own queue would only add 470 µs a task to that.
-    "distributed.scheduler.worker-saturation": "inf",
-    # When a worker dies, every slab that it held is suspected, most of them wrongly: they go elsewhere at once,
-    # and only one that has seen four workers die comes back to us as a failure.
-    "distributed.scheduler.allowed-failures": 3,
-    "distributed.scheduler.work-stealing": False,
-    # Per-task logs are what grows in a run of a million slabs.
-    "distributed.admin.log-length": 200,
-    "distributed.admin.low-level-log-length": 200,
-    # Slabs are big and few: a worker that pauses at 80 % of memory would never go on.
-    "distributed.worker.memory.target": False,
-    "distributed.worker.memory.spill": False,
-    "distributed.worker.memory.pause": False,
-    "distributed.worker.memory.terminate": False,
-    "distributed.comm.timeouts.connect": "60s",
-}
+Tell = Callable[[dict[str, Any]], None]
+
+LANES = 3  # slabs in a worker at once: one is read, one restored, one written; the restorer is behind a lock
+LOOPBACK = "127.0.0.1"
+DASHBOARD = slurm.DASHBOARD  # any free port: two runs on one host do not quarrel
+GLANCE_S = 1.0  # how old the count of a scheduler's workers may be, where asking takes a trip
+FILE_S = 120.0  # to wait for a scheduler's file: shared file systems show files late
+DASK_YAML = Path(__file__).parents[1] / "deploy" / "dask.yaml"
+PEMS = {"tls_ca_file": "ca.pem", "tls_cert": "cert.pem", "tls_key": "key.pem"}
+
+
+def _flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}: dask.config.set would replace whole branches."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
+    return found
+
+
+SETTINGS = _flat(yaml.safe_load(DASK_YAML.read_text(encoding="utf-8")))  # the reasons stand in that file
 
 
 def threads_per_worker(site: Site) -> int:
     """CPU threads that the restorer of one worker may use; dask's nanny would leave it a single one."""
+    if site.kind in ("slurm", "scheduler"):  # what this host has says nothing about theirs
+        return site.threads or max(1, site.cores // site.workers_per_job)
     return site.threads or max(1, (os.cpu_count() or 1) // max(1, site.workers))
 
 
+def memory_per_worker(site: Site) -> int:
+    """Bytes that one worker process may take; 0 where nobody here knows."""
+    from dask.utils import parse_bytes
+    from distributed.system import MEMORY_LIMIT  # of this host, or of the cgroup that it has us in
+
+    if site.kind == "scheduler":
+        return 0
+    if site.kind == "slurm":
+        return int(parse_bytes(site.memory)) // site.workers_per_job
+    return int(MEMORY_LIMIT) // max(1, site.workers)
+
+
 @contextmanager
-def connect(site: Site) -> Iterator[Any]:
-    """A dask client on the cluster that the site describes; all of it is gone when the `with` ends."""
+def connect(site: Site, tell: Tell = lambda _: None) -> Iterator[Any]:
+    """A dask client on the cluster that the site describes; all of it is gone when the `with` ends.
+
+    tell hears of what is not as asked for, as {"kind": "warning", "text"}. Raises UnfitError.
+    """
     import dask
+    import distributed  # noqa: F401  # before the settings: on import it adds its defaults, which would leave with them
+
+    doors = {"local": _local, "cuda": _cuda, "slurm": _slurm, "scheduler": _scheduler}
+    with dask.config.set(SETTINGS), doors[site.kind](site, tell) as client:
+        yield client
+
+
+def workers(client: Any) -> int:
+    """How many workers there are now. Raises UnfitError where there will never be any."""
+    if (watch := _WATCHES.get(client)) is not None:
+        watch.check()
+    scheduler = getattr(client.cluster, "scheduler", None)  # of a cluster that this process has started
+    if scheduler is not None:
+        return len(scheduler.workers)
+    at, count = _GLANCES.get(client, (-GLANCE_S, 0))
+    if time.monotonic() - at >= GLANCE_S:
+        at, count = time.monotonic(), _asked(client)
+        _GLANCES[client] = at, count
+    return count
+
+
+_WATCHES: WeakKeyDictionary[Any, slurm.Watch] = WeakKeyDictionary()
+_GLANCES: WeakKeyDictionary[Any, tuple[float, int]] = WeakKeyDictionary()
+
+
+def _asked(client: Any) -> int:
+    try:
+        return int(client.scheduler_info(n_workers=0)["n_workers"])
+    except (OSError, TimeoutError, KeyError):
+        return 0  # it is away, or coming back
+
+
+# --- this host
+
+
+@contextmanager
+def _local(site: Site, tell: Tell) -> Iterator[Any]:
     from distributed import Client, LocalCluster
 
-    # Two slabs in a worker: while one computes, the other reads or writes. The restorer itself is behind a lock.
-    with dask.config.set(SETTINGS):
-        with _workers_ignore_interrupts():
-            cluster = LocalCluster(
-                n_workers=site.workers,
-                threads_per_worker=2,
-                processes=True,
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",  # on loopback, any free port: two runs on one host do not quarrel
-                silence_logs=logging.CRITICAL,
-            )
-        with cluster, Client(cluster, set_as_default=False) as client:
+    with _workers_ignore_interrupts():
+        cluster = LocalCluster(n_workers=site.workers, processes=True, **_on_loopback())
+    with cluster, Client(cluster, set_as_default=False) as client:
+        yield client
+
+
+@contextmanager
+def _cuda(site: Site, tell: Tell) -> Iterator[Any]:
+    gpus, why = visible_gpus()
+    if not gpus:
+        tell({"kind": "warning", "text": f"site.kind is cuda, but {why}: the CPU is used, by local workers"})
+        with _local(site, tell) as client:
             yield client
+        return
+    from dask_cuda import LocalCUDACluster
+    from distributed import Client
+
+    n = min(gpus, site.workers) if "workers" in site.model_fields_set else gpus
+    with _workers_ignore_interrupts():
+        cluster = LocalCUDACluster(n_workers=n, **_on_loopback())
+    with cluster, Client(cluster, set_as_default=False) as client:
+        yield client
+
+
+def visible_gpus() -> tuple[int, str]:
+    """GPUs that dask-cuda could use here, and if none, why. It fails in many ways: each is found out beforehand."""
+    if importlib.util.find_spec("dask_cuda") is None:
+        return 0, "dask-cuda is not installed (pip install 'zmend[gpu]')"
+    try:
+        import dask_cuda  # noqa: F401
+        import pynvml  # of dask-cuda
+    except ImportError as e:  # without its extra cu12 or cu13 it cannot be imported
+        return 0, f"dask-cuda cannot be imported ({e})"
+    try:
+        pynvml.nvmlInit()
+        count = int(pynvml.nvmlDeviceGetCount())
+    except pynvml.NVMLError as e:
+        return 0, f"the NVIDIA driver does not answer ({e})"
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = count if chosen is None else min(count, len([c for c in chosen.split(",") if c.strip()]))
+    return count, "" if count else "no GPU is visible"
+
+
+def _on_loopback() -> dict[str, Any]:
+    return {
+        "threads_per_worker": LANES,
+        "host": LOOPBACK,
+        "dashboard_address": DASHBOARD,
+        "worker_dashboard_address": DASHBOARD,
+        "silence_logs": logging.CRITICAL,
+    }
 
 
 @contextmanager
@@ -68,3 +176,96 @@ def _workers_ignore_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+# --- SLURM
+
+
+@contextmanager
+def _slurm(site: Site, tell: Tell) -> Iterator[Any]:
+    from dask_jobqueue import SLURMCluster
+    from distributed import Client
+    from distributed.security import Security
+
+    slurm.reap(site)
+    cluster = SLURMCluster(security=Security.temporary(), **slurm.job_options(site, LANES, DASK_YAML))
+    with cluster, Client(cluster, set_as_default=False) as client, slurm.Watch(site, cluster, tell) as watch:
+        watch.submit()
+        _WATCHES[client] = watch
+        yield client
+
+
+# --- a scheduler that is there already
+
+
+@contextmanager
+def _scheduler(site: Site, tell: Tell) -> Iterator[Any]:
+    from distributed import Client
+
+    address = site.address or _announced(Path(str(site.scheduler_file)), FILE_S)
+    security = read_certificates(Path(site.tls)) if site.tls else None
+    if security is None and not _stays_here(address):
+        raise UnfitError(
+            f"the scheduler at {address} is spoken to without TLS",
+            why="whoever reaches its port may run code as you",
+            do="start it with --tls-ca-file, --tls-cert and --tls-key, and name their folder: site.tls",
+        )
+    try:
+        client = Client(address, security=security, set_as_default=False)
+    except (OSError, TimeoutError) as e:
+        raise UnfitError(
+            "the scheduler does not answer",
+            where=address,
+            why=" ".join(str(e).split()) or type(e).__name__,
+            do="check that it runs, that this host reaches its port, and that site.tls holds its certificates",
+        ) from e
+    with client:
+        yield client
+
+
+def _announced(path: Path, patience_s: float) -> str:
+    """The address in a scheduler's file, once it is there."""
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            return str(json.loads(path.read_text())["address"])
+        except (OSError, ValueError, KeyError) as e:  # not there, or not whole yet
+            if time.monotonic() > until:
+                raise UnfitError(
+                    "no scheduler has announced itself",
+                    where=str(path),
+                    why=f"its file is not there after {patience_s:.0f} s",
+                    do="start it: dask scheduler --scheduler-file ..., or name its address: site.address",
+                ) from e
+        time.sleep(0.5)
+
+
+def _stays_here(address: str) -> bool:
+    host = address.partition("://")[2].rpartition(":")[0].strip("[]")
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def make_certificates(folder: Path) -> None:
+    """Write ca.pem, cert.pem and key.pem of a new self-signed pair, for you alone to read; valid for a year."""
+    from distributed.security import Security
+
+    made = Security.temporary().get_tls_config_for_role("scheduler")
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for what, name in zip(("ca_file", "cert", "key"), PEMS.values(), strict=True):
+        (folder / name).unlink(missing_ok=True)
+        with os.fdopen(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as f:
+            f.write(made[what])
+
+
+def read_certificates(folder: Path) -> Any:
+    """dask's Security from a folder that `make_certificates` has written. Raises UnfitError."""
+    from distributed.security import Security
+
+    if missing := [name for name in PEMS.values() if not (folder / name).is_file()]:
+        raise UnfitError(
+            f"{missing[0]} is missing",
+            where=str(folder),
+            do=f"site.tls is a folder with {', '.join(PEMS.values())}, the same that the scheduler was started with",
+        )
+    ca, cert, key = (str(folder / name) for name in PEMS.values())
+    return Security(require_encryption=True, tls_ca_file=ca, tls_client_cert=cert, tls_client_key=key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,9 +51,18 @@ class Config(_Part):
     certificate: int = Field(2, ge=0, le=64, description="intact sections that the run is measured on; 0: none")
 
 
-def load(path: str | Path) -> Config:
-    """Read a zmend.yaml. Relative paths in it are relative to the file. Raises ConfigError."""
+def load(path: str | Path, site: str | Path | None = None) -> Config:
+    """Read a zmend.yaml. Relative paths in it are relative to the file. Raises ConfigError.
+
+    site: a file with the keys of `site`, which win over those of the configuration.
+    """
     path = Path(path)
+    document = _read(path, "it needs volume, flags and output")
+    here = _beside(check(document, str(path)), path.resolve().parent)
+    return here if site is None else _elsewhere(here, document.get("site") or {}, Path(site))
+
+
+def _read(path: Path, needs: str) -> dict[str, Any]:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as e:
@@ -70,8 +80,16 @@ def load(path: str | Path) -> Config:
             do="indent with spaces, and quote values with ':' or '#' in them",
         ) from e
     if not isinstance(document, dict):
-        raise ConfigError("the configuration holds no keys", where=str(path), do="it needs volume, flags and output")
-    return _beside(check(document, str(path)), path.resolve().parent)
+        raise ConfigError("the configuration holds no keys", where=str(path), do=needs)
+    return document
+
+
+def _elsewhere(config: Config, keys: dict[str, Any], path: Path) -> Config:
+    """The configuration with a site of its own, from a file."""
+    asked = {**keys, **_read(path, "it needs the keys of a site: kind, workers")}
+    probe = {"volume": {"path": "."}, "flags": ".", "output": {"path": "."}, "site": asked}  # only the site is judged
+    site = _placed(check(probe, str(path)).site, config.output.path, path.resolve().parent)
+    return config.model_copy(update={"site": site})
 
 
 def check(document: dict[str, Any], name: str = "zmend.yaml") -> Config:
@@ -92,6 +110,8 @@ def _what(error: Any, more: str) -> tuple[str]:
         return (f"unknown key '{key}'{more}",)
     if error["type"] == "missing":
         return (f"key '{key}' is missing{more}",)
+    if isinstance(error["input"], dict) and error["type"] == "zmend":  # it is about several keys together
+        return (f"{error['msg']}{more}",)
     return (f"'{key}' is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}{more}",)
 
 
@@ -132,5 +152,21 @@ def _beside(config: Config, folder: Path) -> Config:
             "flags": at(config.flags),
             "output": config.output.model_copy(update={"path": at(config.output.path)}),
             "recipe": recipe,
+            "site": _placed(config.site, at(config.output.path), folder),
         }
     )
+
+
+def _placed(site: Site, out: str, folder: Path) -> Site:
+    """The site with its paths whole. Its jobs are named after the output: the next run finds those of a killed one."""
+    paths = {k: str(folder / v) for k in ("scheduler_file", "tls", "folder") if (v := getattr(site, k)) is not None}
+    if site.kind == "slurm":
+        if "://" in out and site.folder is None:
+            raise ConfigError(
+                "site.folder is missing",
+                why="the logs and certificates of jobs cannot lie beside an output in an object store",
+                do="name a folder that every node sees: site: {folder: /scratch/me/zmend}",
+            )
+        paths.setdefault("folder", f"{out}.jobs")
+        paths["name"] = site.name or f"zmend-{hashlib.sha256(out.encode()).hexdigest()[:8]}"
+    return site.model_copy(update=paths)

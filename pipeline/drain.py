@@ -1,0 +1,34 @@
+"""Drain: a worker that SLURM is about to end gives its slabs back, and leaves.
+
+Loaded into the process that SLURM signals (dask's nanny; DASK_DISTRIBUTED__NANNY__PRELOAD). USR1 comes two minutes
+before the walltime, TERM when a job is preempted or cancelled. The scheduler is told to expect it, so that no slab is
+suspected of having killed a worker: it goes elsewhere, and does not count as a failure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from typing import Any
+
+LEAVE_S = 20.0  # for the goodbye; SLURM kills 30 s after TERM
+_going: set[asyncio.Task[None]] = set()  # the loop itself keeps no hold of its tasks
+
+
+def dask_setup(nanny: Any) -> None:
+    """Called by dask in the nanny's process, on its event loop."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        loop.add_signal_handler(number, lambda: _going.add(asyncio.ensure_future(_leave(nanny))))
+
+
+async def _leave(nanny: Any) -> None:
+    await nanny.close_gracefully()  # dask's word for: do not start the worker again, should it end first
+    try:
+        await asyncio.wait_for(
+            nanny.scheduler.retire_workers(workers=[nanny.worker_address], close_workers=False, remove=True), LEAVE_S
+        )
+    except (TimeoutError, OSError, ValueError) as error:  # no scheduler, or it is busy: leave without goodbye
+        print(f"drain: {type(error).__name__}: {error}", file=sys.stderr)
+    await nanny.close(timeout=5, reason="drain")
