@@ -203,14 +203,13 @@ def totals(pieces: Iterable[Piece], geometry: Geometry, chunk: ZYX, itemsize: in
         touched.update(((layer, p.write.start[1:]), block // len(layers)) for layer in layers)
         memory = max(memory, bytes_in_hand(p.read, p.write, itemsize, draws))
     n = geometry.needs
-    batch = n.batch * (n.max_gap + 2 * n.context) * (n.tile + 2 * n.halo) ** 2 * 4 * 8
     return {
         "slabs": count,
         "voxels": voxels,
         "bytes_to_read": read,
         "bytes_to_write": write,
         "bytes_to_merge": 2 * sum(touched.values()) * itemsize,  # each touched chunk of the source, read and written
-        "peak_memory_bytes": memory + batch + n.memory_bytes if count else 0,
+        "peak_memory_bytes": memory + bytes_of_restorer(n) if count else 0,
         "seconds": round(voxels * max(1, draws) / (n.mpx_s * 1e6)) if n.mpx_s else 0,
     }
 
@@ -218,6 +217,12 @@ def totals(pieces: Iterable[Piece], geometry: Geometry, chunk: ZYX, itemsize: in
 def bytes_in_hand(read: Box, write: Box, itemsize: int, draws: int = 0) -> int:
     """Memory that one slab takes, beside the restorer: what it sees (voxels, flags, two doubts) and what it decides."""
     return read.size * (itemsize + 3) + write.size * (itemsize + 2 + bool(draws))
+
+
+def bytes_of_restorer(needs: Needs) -> int:
+    """Memory that a restorer takes, once in a process: its own, and a batch of the deepest windows (8 float32 each)."""
+    window = (needs.max_gap + 2 * needs.context) * (needs.tile + 2 * needs.halo) ** 2
+    return needs.batch * window * 4 * 8 + needs.memory_bytes
 
 
 def _chunked(box: Box, chunk: ZYX, shape: ZYX) -> int:

@@ -118,9 +118,9 @@ class Scene:
     @property
     def inputs_sha256(self) -> str:
         """Of everything that was read. Part by part: a slab's voxels are hundreds of megabytes, not to be copied."""
-        seen = hashlib.sha256(np.ascontiguousarray(self.data))
-        seen.update(np.ascontiguousarray(self.flag))
-        seen.update(np.packbits(self.absent))
+        seen = hashlib.sha256()
+        for part in (self.data, self.flag, np.packbits(self.absent)):
+            seen.update(np.ascontiguousarray(part).data)
         return seen.hexdigest()
 
     def view(self, box: Box) -> tuple[slice, slice, slice]:
