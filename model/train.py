@@ -97,8 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _settings(options: argparse.Namespace, parent: Card | None) -> Settings:
-    network = network_of(parent) if parent else PRESETS[options.preset or "cpu"]
-    sampler = sampler_of(parent) if parent else SAMPLERS[options.preset or "cpu"]
+    own = parent if not options.preset else None  # --preset with --from: the same tensors, other switches
+    network = network_of(own) if own else PRESETS[options.preset or "cpu"]
+    sampler = sampler_of(own) if own else SAMPLERS[options.preset or "cpu"]
     usual = TUNING_RATE if parent else DEFAULTS.rate
     rate = usual if options.rate is None else options.rate
     return Settings(
@@ -192,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:
         dest="start",
         metavar="WEIGHTS",
         help="fine-tune these weights (a shipped name or a .safetensors file) instead of starting from scratch; "
-        "their network overrules --preset",
+        "with their network and sampler, unless --preset names others",
     )
     parser.add_argument("--only", nargs="+", default=[], metavar="STACK", help="train on these stacks of the manifest")
     parser.add_argument("--steps", type=int, default=5000)

@@ -91,7 +91,13 @@ class Trainer:
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
 
     def begin(self, weights: Mapping[str, Tensor], sha256: str) -> None:
-        """Go on from weights that exist (fine-tuning): the network and its average start there. Before any step."""
+        """Go on from weights that exist (fine-tuning): the network and its average start there. Before any step.
+
+        Raises ValueError where they are another network's.
+        """
+        shapes = {k: v.shape for k, v in weights.items()}
+        if shapes != {k: v.shape for k, v in self.network.named_parameters()}:
+            raise ValueError("the weights of --from are of another network than --preset: leave --preset out")
         with torch.no_grad():
             for name, value in self.network.named_parameters():
                 value.copy_(weights[name])

@@ -366,3 +366,14 @@ def test_some_windows_have_brightness_steps_that_anyone_sees() -> None:
     flat = np.full((5, 32, 32), 0.5, np.float32)
     steps = [np.ptp(augment.contrast(flat, np.random.default_rng(s)).mean((1, 2))) for s in range(200)]
     assert 5 < sum(step > 0.08 for step in steps) < 60
+
+
+def test_other_switches_may_begin_from_the_same_tensors_and_other_tensors_are_refused() -> None:
+    parent = Trainer(settings(1), synthetic())
+    weights = dict(parent.network.named_parameters())
+    switched = Trainer(replace(settings(1), network=replace(TINY, aligned=not TINY.aligned)), synthetic())
+    switched.begin(weights, "0" * 64)
+    assert all(torch.equal(v, weights[k]) for k, v in switched.network.named_parameters())
+    other = Trainer(replace(settings(1), network=replace(TINY, embedding=2 * TINY.embedding)), synthetic())
+    with pytest.raises(ValueError, match="of another network than --preset: leave --preset out"):
+        other.begin(weights, "0" * 64)
