@@ -7,6 +7,7 @@ Importing this module and constructing a restorer cost milliseconds: torch is im
 
 RestorerError (ValueError)      the restorer cannot do what was asked of it
     VoxelSizeError              the volume's voxel size is outside what the weights were trained on
+and from guard, where the device fails: DeviceMemoryError (MemoryError), StickyDeviceError (RuntimeError).
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from model import batches, guard
 from model.checkpoint import Card, load_network, locate, read_card
+from model.device import DeviceError, resolve
 from model.noise import normal
 from model.sampler import Sampler, ensemble
 
@@ -36,7 +39,7 @@ VERSION = 2  # of the code between the weights and a voxel; raise it whenever a 
 MPX_S = 0.023
 MEMORY_BYTES = 600 << 20
 _SAMPLER_OPTIONS = tuple(f.name for f in fields(Sampler))
-_OPTIONS = ("weights", "seed", "voxel_nm", "batch", "threads", "device", *_SAMPLER_OPTIONS)
+_OPTIONS = ("weights", "seed", "voxel_nm", "batch", "threads", "device", "compile", *_SAMPLER_OPTIONS)
 
 _SMOOTH = 9  # pixels: the window over which the ensemble's variance is averaged
 
@@ -66,6 +69,7 @@ class DiffusionRestorer:
         batch: int = 1,  # windows the network sees at once; smaller batches are padded to it
         threads: int = 0,  # CPU threads of torch; 0 = leave torch's default
         device: str = "auto",  # "auto" = CUDA if there is one, else the CPU
+        compile: bool = False,  # by torch.compile: minutes at the start; not measured to be faster; moves the last bits
         **options: float | str | bool,  # any other field of sampler.Sampler
     ) -> None:
         unknown = sorted(set(options) - set(_SAMPLER_OPTIONS))
@@ -79,7 +83,7 @@ class DiffusionRestorer:
         self._card = read_card(self._path)
         _check_voxel(self._card, voxel_nm)
         self._voxel_nm, self._seed, self._batch = voxel_nm, seed, batch
-        self._threads, self._device = threads, device
+        self._threads, self._device, self._compile = threads, device, compile
         try:
             self._sampler = Sampler(**{**self._card.sampler, **options, **({} if steps is None else {"steps": steps})})
         except (TypeError, ValueError) as error:
@@ -100,8 +104,37 @@ class DiffusionRestorer:
 
     def _digest(self) -> str:
         """sha256 over the weights, the code's version and the sampler's settings."""
-        text = json.dumps([self._card.sha256, VERSION, asdict(self._sampler)], sort_keys=True)
+        compiled = ["compile"] if self._compile else []  # left out where it is off: older digests stay
+        text = json.dumps([self._card.sha256, VERSION, asdict(self._sampler), *compiled], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def device(self) -> str:
+        """The kind of device that it computes on here, cpu or cuda. Loads the network; raises RestorerError."""
+        network = guard.guarded(self._loaded, "loading the network")
+        return next(network.parameters()).device.type
+
+    def best_batch(self) -> int:
+        """Windows in one call for the best throughput on this GPU, measured in a minute; as it was made on a CPU.
+
+        For the time when a run is planned: the batch is part of the recipe.
+        """
+        if self.device() == "cpu":
+            return self._batch
+        card, kept = self._card, self._batch
+        edge, depth = card.tile + 2 * card.halo, card.max_gap + 2 * card.context
+        window = np.full((1, depth, edge, edge), 0.5, np.float32)
+        known, targets = np.ones(window.shape, bool), (card.context, card.context + card.max_gap)
+        known[:, targets[0] : targets[1]] = False
+
+        def seconds(count: int) -> float:
+            self._batch = count
+            whole = [np.repeat(part, count, 0) for part in (window, known, np.zeros((1, 3), np.int64))]
+            return batches.median_seconds(lambda: self.restore(whole[0], whole[1], targets, whole[2]))
+
+        try:
+            return batches.best(seconds)
+        finally:
+            self._batch = kept
 
     def restore(
         self, window: Floats, known: npt.NDArray[np.bool_], targets: tuple[int, int], origin: npt.NDArray[np.int64]
@@ -187,7 +220,18 @@ class DiffusionRestorer:
         noise: Callable[[int], Floats],
         sampler: Sampler,
     ) -> Floats:
-        """(B, D, H, W) in [0, 1] -> the targets (B, K, H, W)."""
+        """(B, D, H, W) in [0, 1] -> the targets (B, K, H, W). A batch that does not fit is tried twice."""
+        what = f"a batch of {len(clean)} windows of {clean.shape[1:]} voxels"
+        return guard.guarded(lambda: self._sample_once(clean, known, targets, noise, sampler), what)
+
+    def _sample_once(
+        self,
+        clean: Floats,
+        known: npt.NDArray[np.bool_],
+        targets: tuple[int, int],
+        noise: Callable[[int], Floats],
+        sampler: Sampler,
+    ) -> Floats:
         import torch  # seconds: only when there is work
 
         from model.diffusion import Condition, sample
@@ -218,9 +262,21 @@ class DiffusionRestorer:
             if self._threads:
                 torch.set_num_threads(self._threads)
             torch.backends.cudnn.allow_tf32 = False  # float32 is used where rounding would show
-            device = ("cuda" if torch.cuda.is_available() else "cpu") if self._device == "auto" else self._device
-            self._network = load_network(self._path, self._card).to(device)
+            try:
+                device = resolve(self._device)
+            except DeviceError as error:
+                raise RestorerError(str(error)) from error
+            network = load_network(self._path, self._card).to(device)
+            self._network = _compiled(network) if self._compile else network
         return self._network
+
+
+def _compiled(network: AnisoUNet3D) -> AnisoUNet3D:
+    import torch
+
+    # A dozen shapes of gap and context: beyond its limit torch would go on uncompiled, with other bits, unnoticed.
+    torch._dynamo.config.recompile_limit = 64
+    return cast("AnisoUNet3D", torch.compile(network, dynamic=False))
 
 
 def _has_bfloat16(device: str) -> bool:
