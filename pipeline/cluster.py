@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -33,7 +34,7 @@ DASHBOARD = slurm.DASHBOARD  # any free port: two runs on one host do not quarre
 GLANCE_S = 1.0  # how old the count of a scheduler's workers may be, where asking takes a trip
 FILE_S = 120.0  # to wait for a scheduler's file: shared file systems show files late
 DASK_YAML = Path(__file__).parents[1] / "deploy" / "dask.yaml"
-PEMS = {"tls_ca_file": "ca.pem", "tls_cert": "cert.pem", "tls_key": "key.pem"}
+PEMS = {"ca_file": "ca.pem", "cert": "cert.pem", "key": "key.pem"}  # one pair for all: who holds it belongs to the run
 
 
 def _flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
@@ -185,14 +186,16 @@ def _workers_ignore_interrupts() -> Iterator[None]:
 def _slurm(site: Site, tell: Tell) -> Iterator[Any]:
     from dask_jobqueue import SLURMCluster
     from distributed import Client
-    from distributed.security import Security
 
     slurm.reap(site)
-    cluster = SLURMCluster(security=Security.temporary(), **slurm.job_options(site, LANES, DASK_YAML))
-    with cluster, Client(cluster, set_as_default=False) as client, slurm.Watch(site, cluster, tell) as watch:
-        watch.submit()
-        _WATCHES[client] = watch
-        yield client
+    with TemporaryDirectory(prefix=slurm.KEYS, dir=site.folder) as keys:
+        make_certificates(Path(keys))
+        options = slurm.job_options(site, LANES, DASK_YAML)
+        cluster = SLURMCluster(security=read_certificates(Path(keys)), **options)
+        with cluster, Client(cluster, set_as_default=False) as client, slurm.Watch(site, cluster, tell) as watch:
+            watch.submit()
+            _WATCHES[client] = watch
+            yield client
 
 
 # --- a scheduler that is there already
@@ -251,7 +254,7 @@ def make_certificates(folder: Path) -> None:
 
     made = Security.temporary().get_tls_config_for_role("scheduler")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for what, name in zip(("ca_file", "cert", "key"), PEMS.values(), strict=True):
+    for what, name in PEMS.items():
         (folder / name).unlink(missing_ok=True)
         with os.fdopen(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as f:
             f.write(made[what])
@@ -267,5 +270,7 @@ def read_certificates(folder: Path) -> Any:
             where=str(folder),
             do=f"site.tls is a folder with {', '.join(PEMS.values())}, the same that the scheduler was started with",
         )
-    ca, cert, key = (str(folder / name) for name in PEMS.values())
-    return Security(require_encryption=True, tls_ca_file=ca, tls_client_cert=cert, tls_client_key=key)
+    files = {what: str(folder / name) for what, name in PEMS.items()}
+    pairs = [(role, what) for role in ("client", "scheduler", "worker") for what in ("cert", "key")]
+    roles = {f"tls_{role}_{what}": files[what] for role, what in pairs}
+    return Security(require_encryption=True, tls_ca_file=files["ca_file"], **roles)

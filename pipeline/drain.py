@@ -1,8 +1,10 @@
 """Drain: a worker that SLURM is about to end gives its slabs back, and leaves.
 
-Loaded into the process that SLURM signals (dask's nanny; DASK_DISTRIBUTED__NANNY__PRELOAD). USR1 comes two minutes
-before the walltime, TERM when a job is preempted or cancelled. The scheduler is told to expect it, so that no slab is
-suspected of having killed a worker: it goes elsewhere, and does not count as a failure.
+USR1 comes two minutes before the walltime, TERM when a job is preempted or cancelled. The scheduler is told to expect
+it, so that no slab is suspected of having killed a worker: it goes elsewhere, and does not count as a failure.
+
+Loaded by dask (DASK_DISTRIBUTED__NANNY__PRELOAD, ..WORKER..) into the process that starts a worker, which SLURM
+signals, and into the worker itself, which SLURM signals too and which must not leave before it is told to.
 """
 
 from __future__ import annotations
@@ -16,11 +18,17 @@ LEAVE_S = 20.0  # for the goodbye; SLURM kills 30 s after TERM
 _going: set[asyncio.Task[None]] = set()  # the loop itself keeps no hold of its tasks
 
 
-def dask_setup(nanny: Any) -> None:
-    """Called by dask in the nanny's process, on its event loop."""
+def dask_setup(server: Any) -> None:
+    """Called by dask with the nanny or the worker of the process, on its event loop."""
+    is_nanny = hasattr(server, "worker_address")
     loop = asyncio.get_running_loop()
     for number in (signal.SIGUSR1, signal.SIGTERM):
-        loop.add_signal_handler(number, lambda: _going.add(asyncio.ensure_future(_leave(nanny))))
+        loop.add_signal_handler(number, _start_leaving, server) if is_nanny else signal.signal(number, signal.SIG_IGN)
+
+
+def _start_leaving(nanny: Any) -> None:
+    if not _going:
+        _going.add(asyncio.ensure_future(_leave(nanny)))
 
 
 async def _leave(nanny: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import getpass
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -27,7 +28,8 @@ SLOWEST_S = 600.0  # between two looks while jobs end without ever having worked
 HOPELESS = 5  # times that all of them may
 REAPED_S = 60.0  # for the jobs of a killed run to be gone
 WORKERS = {False: "distributed.cli.dask_worker", True: "dask_cuda.cli"}  # without, with GPUs
-DRAIN = """export DASK_DISTRIBUTED__NANNY__PRELOAD='["pipeline.drain"]'"""
+DRAIN = tuple(f"""export DASK_DISTRIBUTED__{who}__PRELOAD='["pipeline.drain"]'""" for who in ("NANNY", "WORKER"))
+KEYS = "tls-"  # folders of certificates begin so
 
 
 def job_options(site: Site, lanes: int, dask_yaml: Path) -> dict[str, Any]:
@@ -46,13 +48,12 @@ def job_options(site: Site, lanes: int, dask_yaml: Path) -> dict[str, Any]:
         "worker_command": WORKERS[site.gpus > 0],
         "worker_extra_args": ["--dashboard-address", DASHBOARD],
         "job_extra_directives": directives(site),
-        "job_script_prologue": [*site.setup, f"export DASK_CONFIG={shlex.quote(str(dask_yaml))}", DRAIN],
+        "job_script_prologue": [*site.setup, f"export DASK_CONFIG={shlex.quote(str(dask_yaml))}", *DRAIN],
         "death_timeout": site.death_timeout_s,
         "local_directory": site.local_directory,
         "interface": site.interface,
         "protocol": "tls://",
         "log_directory": site.folder,
-        "shared_temp_directory": site.folder,
         "scheduler_options": {"dashboard_address": DASHBOARD},
         "silence_logs": "critical",
     }
@@ -99,8 +100,8 @@ def reap(site: Site) -> None:
                 f"jobs of an earlier run still run: {name}", do=f"look at them: squeue --name={name}, then run again"
             )
         time.sleep(0.5)
-    for key in folder.glob(".dask-jobqueue.worker.*"):
-        key.unlink(missing_ok=True)
+    for keys in folder.glob(f"{KEYS}*"):
+        shutil.rmtree(keys, ignore_errors=True)
 
 
 def _call(*command: str) -> subprocess.CompletedProcess[str]:
