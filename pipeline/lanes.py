@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 
 EXIT_CODE = 70  # of a worker's process that ended itself; a nanny starts another
-TELL_S = 0.5  # the failed slab's answer is on its way to the scheduler within milliseconds
+TELL_S = 3.0  # for the driver to fetch what this process says of the slab that failed; milliseconds, mostly
 GRACE_S = 20.0  # for the slabs of other lanes; whatever is still at work then is done again elsewhere
 _STICKY = ("StickyDeviceError", "AcceleratorError")
 _EXHAUSTED = ("OutOfMemoryError",)  # torch's own; a RuntimeError

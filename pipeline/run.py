@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import certificate
-from pipeline.attempts import OnEvent, in_words
+from pipeline.attempts import Attempts, OnEvent, in_words
 from pipeline.box import Box
-from pipeline.cluster import threads_per_worker
+from pipeline.cluster import memory_per_worker, threads_per_worker, visible_gpus
 from pipeline.crew import Crew
 from pipeline.errors import Interrupted, PlanChangedError, UsageError, VolumeError
 from pipeline.job import Proposal, bound, current_plan, install, make_store, open_job
@@ -23,7 +23,10 @@ from pipeline.ledger import Ledger, sweep
 from pipeline.lock import StoreLock
 from pipeline.merge import forget_merge, merge, read_merge, source_manifest
 from pipeline.plan import Slab
+from pipeline.recipe import Recipe
+from pipeline.restorer import Needs
 from pipeline.runlog import logged
+from pipeline.selftest import golden
 from pipeline.store import (
     drop_uncertainty,
     has_uncertainty,
@@ -33,7 +36,7 @@ from pipeline.store import (
     update_attrs,
 )
 from pipeline.summary import summarise
-from pipeline.worker import Probe, Task
+from pipeline.worker import Leave, Post, Probe, Task, budget
 
 GO_ON = "run the same command again to go on"
 
@@ -78,9 +81,10 @@ def run(
             forget_merge(out)  # until it is merged again, the merged volume is not the overlay's
         tell({"kind": "begin", "run": run_id, "slabs": len(plan.slabs), "todo": len(todo), "retired": retired})
         with Crew(config.site, tell, lambda: stop.requested) as crew:
-            moved = _work_off(todo, crew, Task(out, plan.hash, threads_per_worker(config.site), run_id))
+            post = _post(proposal, anything=bool(todo))
+            moved = _work_off(todo, crew, post, run_id, hope=len(todo) < len(plan.slabs))
             if not stop.requested:
-                _certify(crew, proposal)
+                _certify(crew, proposal, post)
         if stop.requested:
             raise Interrupted(
                 f"stopped with {sum(ledger.has(s.id) for s in plan.slabs)} of {len(plan.slabs)} slabs done",
@@ -95,25 +99,57 @@ def run(
     return summary
 
 
-def _work_off(todo: list[Slab], crew: Crew, task: Task) -> Counter[str]:
+def _post(proposal: Proposal, *, anything: bool) -> Post:
+    """What the workers must know. The golden tile is made for those on other hosts or devices than this process,
+    if there is anything to restore."""
+    site, header = proposal.config.site, proposal.plan.header
+    needs, recipe = Needs.parse(header["restorer"], "the plan"), Recipe.model_validate(header["recipe"])
+    threads, gpu = threads_per_worker(site), site.gpus > 0 or (site.kind == "cuda" and visible_gpus()[0] > 0)
+    tested = anything and site.kind != "local"
+    return Post(
+        proposal.config.output.path,
+        proposal.plan.hash,
+        threads=threads,
+        memory=budget(memory_per_worker(site), needs) if site.workers else 0,
+        device="cuda" if gpu else "",
+        golden=golden(recipe, proposal.source.voxel_nm, threads) if tested else "",
+        expendable=site.workers > 0,
+    )
+
+
+def _work_off(todo: Sequence[Slab], crew: Crew, post: Post, run_id: str, *, hope: bool) -> Counter[str]:
+    """Restore the slabs. Those that were given up are left as they are, quarantined like what was not fit to be kept."""
+    attempts = Attempts(crew.site.attempts, crew.tell, hope)
+    moved = _told(crew, todo, Task(post, run_id), attempts)
+    if attempts.given_up and not crew.stopped():
+        why = {slab.id: failure.words for slab, failure in attempts.given_up}
+        last = Attempts(crew.site.attempts, crew.tell)
+        moved += _told(crew, [slab for slab, _ in attempts.given_up], Leave(post, run_id, why), last)
+        last.finish(strict=True)
+    return moved
+
+
+def _told(crew: Crew, todo: Sequence[Slab], task: Task | Leave, attempts: Attempts) -> Counter[str]:
     moved: Counter[str] = Counter()
-    for done in crew.work(todo, task) if todo else ():
+    for done in crew.work(todo, task, attempts) if todo else ():
         moved.update(bytes_read=done["bytes_read"], bytes_written=done["bytes_written"])
         crew.tell({"kind": "slab", **done})
     return moved
 
 
-def _certify(crew: Crew, proposal: Proposal) -> None:
+def _certify(crew: Crew, proposal: Proposal, post: Post) -> None:
     """Measure on intact sections, unless that was done under this plan. Whatever fails is told, and fails no run."""
     plan, out, asked = proposal.plan, proposal.config.output.path, proposal.config.certificate
     if not asked or certificate.is_current(out, bound(plan), asked):
         return
-    task, rows = Probe(out, plan.hash, threads_per_worker(proposal.config.site)), []
+    task, rows = Probe(post), []
     try:
-        slabs, why = certificate.probes(task.job(), asked)
-        for row in crew.work(slabs, task) if slabs else ():
+        slabs, why = certificate.probes(open_job(out, plan.hash, post.threads), asked)
+        attempts = Attempts(crew.site.attempts, crew.tell)
+        for row in crew.work(slabs, task, attempts) if slabs else ():
             rows.append(row)
             crew.tell({"kind": "certificate", "done": len(rows), "of": len(slabs)})
+        attempts.finish(strict=True)
         if len(rows) == len(slabs):  # else asked to stop
             certificate.write(out, certificate.summarise(bound(plan), asked, rows, why))
     except Exception as error:

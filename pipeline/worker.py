@@ -1,47 +1,181 @@
-"""Worker: what travels to a worker, and what it does there with one slab."""
+"""Worker: what travels to a worker, and what it does there with one slab.
+
+The first task of a process opens the job and tests the process; the verdict holds for the process's life.
+"""
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline import certificate
+from pipeline.errors import InputError, UnfitWorkerError
 from pipeline.job import open_job
-from pipeline.plan import Slab
-from pipeline.slab import Job, restore
+from pipeline.lanes import Budget, Exit, Turn, ends_process
+from pipeline.plan import Slab, bytes_in_hand, bytes_of_restorer
+from pipeline.restorer import Needs
+from pipeline.selftest import fault
+from pipeline.slab import Job, leave, restore
+
+_ANSWER = ("slab", "status", "voxels", "bytes_read", "bytes_written", "seconds", "write")
 
 
 @dataclass(frozen=True)
-class _Opens:
-    """What a worker must know; with a slab's row, a few hundred bytes on the wire."""
+class Post:
+    """What every worker of a run must know; with a slab's row, a few hundred bytes on the wire."""
 
     out: str
     plan: str
-    threads: int
+    threads: int = 0  # CPU threads of the restorer
+    memory: int = 0  # bytes that the slabs in hand in one process may take together; 0: not bounded
+    device: str = ""  # the kind that the site gives each worker; "": whichever is there
+    golden: str = ""  # what the test tile must be like; see selftest
+    expendable: bool = False  # the process is a worker's, and may be ended; else it is the driver's own
 
-    def job(self) -> Job:
-        """Everything that a worker needs, opened once."""
-        with _OPENING:
-            return open_job(self.out, self.plan, self.threads)
 
+def budget(limit: int, needs: Needs) -> int:
+    """Bytes for the slabs in hand, of all that a process may take; 0, not bounded, where that is not known.
 
-_OPENING = threading.Lock()  # two threads of a worker share one job: one model in memory, one lock around it
+    A fifth is left to Python, the libraries and chunks that are being decoded.
+    """
+    return max(1, limit * 4 // 5 - bytes_of_restorer(needs)) if limit else 0
 
 
 @dataclass(frozen=True)
-class Task(_Opens):
+class Bench:
+    """What the lanes of one process share: the job, and whose turn it is."""
+
+    job: Job
+    budget: Budget
+    exit: Exit
+
+    @contextmanager
+    def place_for(self, slab: Slab) -> Iterator[Job]:
+        """Wait until the slab fits into memory beside those in hand."""
+        draws = self.job.recipe.uncertainty
+        with self.budget.hold(bytes_in_hand(slab.read, slab.write, self.job.source.dtype.itemsize, draws)):
+            yield self.job
+
+
+_OPENING = threading.Lock()  # the lanes of a process share one job: one model in memory
+_EXIT = Exit()
+_benches: dict[Post, Bench | UnfitWorkerError] = {}
+
+
+def bench(post: Post) -> Bench:
+    """The job, opened and tested once in a process. Raises UnfitWorkerError, the same one from then on."""
+    with _OPENING:
+        if post not in _benches:
+            _benches.clear()  # one run at a time; an earlier one's model is not kept in memory
+            _benches[post] = _fit(post)
+        found = _benches[post]
+    if isinstance(found, UnfitWorkerError):
+        raise found
+    return found
+
+
+def _fit(post: Post) -> Bench | UnfitWorkerError:
+    try:
+        job = open_job(post.out, post.plan, post.threads)
+    except (InputError, ImportError) as error:
+        if not post.expendable:
+            raise
+        return _unfit(f"{error}")  # the driver has opened all this, so that this host differs
+    why = fault(job.restorer, job.needs, device=post.device, golden=post.golden)
+    if why:
+        return _unfit(why)
+    return Bench(replace(job, compute_lock=Turn(_EXIT if post.expendable else None)), Budget(post.memory), _EXIT)
+
+
+def _unfit(why: str) -> UnfitWorkerError:
+    return UnfitWorkerError(
+        "a worker is not fit for this run",
+        where=f"{socket.gethostname()}, process {os.getpid()}",
+        why=why,
+        do="`zmend doctor --site` on that host tells more; finished slabs are kept, and others do this worker's",
+    )
+
+
+@dataclass(frozen=True)
+class Task:
     """Restores a slab."""
 
+    post: Post
     run: str
 
     def __call__(self, row: list[Any]) -> dict[str, Any]:
-        record = restore(Slab.of(row), self.job(), run=self.run)
-        return {k: record[k] for k in ("slab", "status", "voxels", "bytes_read", "bytes_written", "seconds", "write")}
+        slab, clock = Slab.of(row), Clock()
+        with _lane(self.post), bench(self.post).place_for(slab) as job:
+            if job.ledger.has(slab.id):  # by a worker that was taken away before it could say so
+                record = job.ledger.get(slab.id)
+            else:
+                record = restore(slab, job, run=self.run, on_step=clock)
+        return {**{k: record[k] for k in _ANSWER}, "stages": clock.stages}
 
 
-class Probe(_Opens):
-    """Measures how well a tile of an intact section is restored."""
+@dataclass(frozen=True)
+class Leave:
+    """Leaves a slab that was given up as it is, and records that."""
+
+    post: Post
+    run: str
+    why: dict[str, str]  # by the slab's id
 
     def __call__(self, row: list[Any]) -> dict[str, Any]:
-        return certificate.measure(Slab.of(row), self.job())
+        slab, clock = Slab.of(row), Clock()
+        with _lane(self.post), bench(self.post).place_for(slab) as job:
+            record = leave(slab, job, self.why[slab.id], run=self.run, on_step=clock)
+        return {**{k: record[k] for k in _ANSWER}, "stages": clock.stages}
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Measures how well a tile of an intact section is restored."""
+
+    post: Post
+
+    def __call__(self, row: list[Any]) -> dict[str, Any]:
+        slab = Slab.of(row)
+        with _lane(self.post), bench(self.post).place_for(slab) as job:
+            return certificate.measure(slab, job)
+
+
+@contextmanager
+def _lane(post: Post) -> Iterator[None]:
+    """One slab at work. An error after which the process must end is told in words that the driver can read."""
+    if not post.expendable:
+        yield
+        return
+    with _EXIT.lane():
+        try:
+            yield
+        except Exception as error:
+            kind = ends_process(error)
+            if not kind:
+                raise
+            said = f"{type(error).__name__}: {error}"
+            _EXIT.begin(said)
+            # Plain ones: the driver need not import torch to read them, nor what they hold on to.
+            raise (MemoryError(said) if kind == "memory" else RuntimeError(said)) from None
+
+
+class Clock:
+    """Seconds that a slab spent in each stage: place (of its own making), read, wait, restore, write, record."""
+
+    def __init__(self) -> None:
+        self._marks: list[tuple[str, float]] = [("place", time.perf_counter())]
+
+    def __call__(self, step: str) -> None:
+        self._marks.append((step, time.perf_counter()))
+
+    @property
+    def stages(self) -> dict[str, float]:
+        """Milliseconds are enough to see where a slab's time goes."""
+        ends = [at for _, at in self._marks[1:]] + [time.perf_counter()]
+        return {step: round(end - at, 3) for (step, at), end in zip(self._marks, ends, strict=True)}
