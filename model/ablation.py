@@ -28,6 +28,7 @@ from model import data, report, scenes, tally
 from model.baselines import constant, ours
 from model.cards import card_of
 from model.checkpoint import Card, export, load_network, read_card
+from model.device import HELP, resolve, use_threads
 from model.metrics import MembraneClassifier
 from model.network import PRESETS, AnisoUNet3D
 from model.sampler import Sampler
@@ -206,7 +207,7 @@ def _cell(cell: Mapping[str, Any]) -> str:
 def run(names: Sequence[str], budget: Budget, measure: Measure, out: Path, device: str) -> dict[str, Any]:
     """Train and measure what is not there yet; variant -> what the report says of it."""
     stacks, folder = data.load(measure.data), out / "variants"
-    _check_crop(budget, stacks)
+    _check(budget, measure, stacks)
     entries: dict[str, Any] = {}
     found: dict[str, Scores] = {}
     for name in dict.fromkeys(["full", *(VARIANTS[n].against for n in names), *names]):
@@ -231,10 +232,16 @@ def run(names: Sequence[str], budget: Budget, measure: Measure, out: Path, devic
     return entries
 
 
-def _check_crop(budget: Budget, stacks: Sequence[data.Stack]) -> None:
-    stride, least = PRESETS[budget.preset].stride, min(min(s.raw.shape[1:]) for s in stacks)
+def _check(budget: Budget, measure: Measure, stacks: Sequence[data.Stack]) -> None:
+    """Raises ValueError for what the network, a stack or the metrics cannot give."""
+    stride, least = PRESETS[budget.preset].stride, min(s.narrowest for s in stacks)
     if budget.crop % stride or not 0 < budget.crop <= least:
         raise ValueError(f"--crop {budget.crop} must be a multiple of {stride} and fit the smallest stack ({least} px)")
+    if budget.size < 1 or measure.count < 1 or budget.seed < 0:
+        raise ValueError("--batch and --cases must be at least 1, --seed at least 0")
+    if measure.edge < 2 * stride or measure.edge % stride:
+        raise ValueError(f"--edge {measure.edge} must be a multiple of {stride}, at least {2 * stride}")
+    scenes.check(measure.data, measure.tasks)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -242,14 +249,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     options = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     budget = Budget(options.steps, options.minutes, options.batch, options.crop, options.seed, options.preset)
     measure = Measure(options.data, tuple(options.tasks), options.cases, options.edge)
-    entries = run(options.only, budget, measure, options.out, options.device)
+    device = resolve(options.device)
+    if options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"--out {options.out} is a file: name a folder, which may be new")
+    entries = run(options.only, budget, measure, options.out, device)
     weights = {name: entry["weights"] for name, entry in entries.items()}
     record = report.provenance(["--ablate", *argv], weights, budget.seed, torch.get_num_threads())
-    record |= {"device": _device(options.device), "budget": asdict(budget), "measured": measure.to_dict()}
+    record |= {"device": _device(device), "budget": asdict(budget), "measured": measure.to_dict()}
     record = report.plain({**record, "variants": entries})
     text = markdown(record)
     (options.out / "ablation.json").write_text(json.dumps(record, indent=1) + "\n")
@@ -278,7 +287,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cases", type=int, default=5, help="of each task, at most")
     parser.add_argument("--edge", type=int, default=512, help="pixels square in the middle of each case")
     parser.add_argument("--threads", type=int, default=0, help="0 = torch's default")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help=HELP)
     return parser
 
 

@@ -26,7 +26,8 @@ import torch
 
 from model import calibration, figures, metrics, probes, report, scenes, segmentation, tally
 from model.baselines import baselines, constant, ours
-from model.checkpoint import load_network, locate, read_card
+from model.checkpoint import load_network, locate, read_card, sampler_of
+from model.device import HELP, resolve, use_threads
 from model.network import AnisoUNet3D
 from model.sampler import Sampler, ensemble
 from model.scenes import Case, Floats, Image, Method
@@ -168,14 +169,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; 0 when the tables are written."""
     options = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    classifier = metrics.MembraneClassifier.fit(*scenes.training_sections(options.data))
+    _check(options)
+    use_threads(options.threads)
+    device = resolve(options.device)
     path = locate(options.weights)
     card = read_card(path)
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
-    network, sampler = load_network(path, card).to(device), Sampler(**card.sampler)
+    network, sampler = load_network(path, card).to(device), sampler_of(card)
     methods = {**baselines(), **_peers(options.peers)}
+    classifier = metrics.MembraneClassifier.fit(*scenes.training_sections(options.data))
     methods[SAMPLE] = ours(network, sampler, options.seed)
     methods[MEAN] = ours(network, replace(sampler, steps=1), options.seed)
     weights = {"name": card.name, "sha256": card.sha256, "sampler": asdict(sampler)}
@@ -184,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     record |= {"device": device, "quick": options.quick, "tasks": {}}
     texts: list[str] = []
     options.out.mkdir(parents=True, exist_ok=True)
-    for task in scenes.TASKS if "all" in options.tasks else options.tasks:
+    for task in _tasks(options):
         spreading = Ensemble(network, sampler, options.seed, options.ensemble) if options.ensemble > 1 else None
         found = _task(task, options, f"weights {card.name} {card.sha256[:12]}", methods, spreading, classifier)
         record["tasks"][task] = found.to_dict()
@@ -197,6 +198,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.update_card:
         replace(card, metrics=report.plain(_for_card(record))).write(path.with_suffix(".json"))
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """What can be told without the data. Raises ValueError."""
+    if options.ensemble < 0 or options.ensemble == 1:
+        raise ValueError(f"--ensemble {options.ensemble} has no spread: draw 2 or more (8 is a good number), or 0")
+    if options.seed < 0:
+        raise ValueError(f"--seed {options.seed} must be 0 or more")
+    if options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"--out {options.out} is a file: name a folder, which may be new")
+    scenes.check(options.data, _tasks(options))
+
+
+def _tasks(options: argparse.Namespace) -> Sequence[str]:
+    return scenes.TASKS if "all" in options.tasks else options.tasks
 
 
 def _task(task: str, options: argparse.Namespace, weights: str, methods: Mapping[str, Method],
@@ -230,8 +246,8 @@ def _for_card(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _peers(folder: Path | None) -> dict[str, Method]:
-    """Learned peers, where a folder of them is given and there."""
-    if folder is None or not folder.is_dir():
+    """Learned peers, where a folder of them is given."""
+    if folder is None:
         return {}
     from model.peers import load
 
@@ -254,7 +270,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--peers", type=Path, help="folder of learned peers to stand beside")
     add("--seed", type=int, default=0, help="of our restorer's noise")
     add("--threads", type=int, default=0, help="0 = torch's default")
-    add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="of our restorer")
+    add("--device", default="auto", help=f"of our restorer: {HELP}")
     add("--quick", action="store_true", help="two cases a task, 256 px of each: to try it, not to quote it")
     add("--update-card", action="store_true", help="write the means into the weights' card")
     return parser

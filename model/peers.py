@@ -7,36 +7,35 @@ The networks are in `peernets`. Both learn the squared error plus a tenth of Cha
 the restorer's x0 does: what differs is the method, not the loss. Under `steps` the weights are a function of the seed
 on one kind of CPU; under `minutes` they also depend on the machine's pace.
 
-PEERS holds KIND.safetensors and, beside it, KIND.json (a `Record`). Nothing is ever unpickled.
+PEERS holds what `peerfile` writes.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from model import data
-from model.checkpoint import CheckpointError, sha256_of
+from model.checkpoint import CheckpointError
 from model.data import condition_of
+from model.device import HELP, resolve, use_threads
 from model.diffusion import SIGMA_DATA, Condition
 from model.network import REFERENCE_NM
+from model.peerfile import Record, load_network, save
 from model.peernets import KINDS, Config, Peer
 
 log = logging.getLogger("model.peers")
 
-SCHEMA = "zmend-peer-1"
 _RATE, _WARMUP, _COOLDOWN, _CLIP, _AVERAGE = 1e-3, 100, 0.35, 1.0, 0.998  # as trainer.Settings has them
 _SAVE_S, _LOG_S = 120.0, 30.0
 
@@ -60,24 +59,6 @@ class Case(Protocol):
 
 
 Restore = Callable[[Case], Floats]  # a case -> its targets, (K, H, W) in [0, 1]
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What a peer's weights are. One JSON object beside them."""
-
-    kind: str  # key of peernets.KINDS
-    config: Mapping[str, Any]  # of peernets.Config
-    data: Sequence[str]  # names of the stacks it was trained on
-    seed: int
-    size: int  # windows a batch
-    crop: int  # pixels a side
-    steps: int  # done
-    minutes: float  # spent training
-    finished: bool  # False: saved on the way, the learning rate had not come down
-    parameters: int = 0
-    sha256: str = ""  # of the safetensors file, hex
-    schema: str = SCHEMA
 
 
 # ---- training ------------------------------------------------------------------------------------------------------
@@ -116,7 +97,7 @@ def train(
 ) -> Peer:
     """A trained peer, in evaluation mode, with the moving average of its weights. Raises ValueError."""
     budget, config = Budget(minutes, steps), config or Config()
-    _check(kind, config, stacks, crop)
+    _check(kind, config, stacks, size, crop)
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(seed)
@@ -178,30 +159,18 @@ def loss(made: Tensor, truth: Tensor, known: Tensor) -> Tensor:
     return (lost * (error**2 + 0.1 * (error**2 + 1e-4).sqrt())).sum() / lost.sum().clamp(min=1)
 
 
-def _check(kind: str, config: Config, stacks: Sequence[data.Stack], crop: int) -> None:
+def _check(kind: str, config: Config, stacks: Sequence[data.Stack], size: int, crop: int) -> None:
     """Raises ValueError for what cannot be trained, before anything is spent."""
     if kind not in KINDS:
         raise ValueError(f"no peer is called {kind!r}; there are {', '.join(KINDS)}")
-    least = min(min(s.raw.shape[1:]) for s in stacks)
+    if size < 1:
+        raise ValueError(f"--batch {size} must be at least 1")
+    least = min(s.narrowest for s in stacks)
     if crop % config.stride or not 0 < crop <= least:
         raise ValueError(f"--crop {crop} must be a multiple of {config.stride} and fit the smallest stack ({least} px)")
 
 
-# ---- on disk -------------------------------------------------------------------------------------------------------
-
-
-def save(folder: Path, weights: Mapping[str, Tensor], record: Record) -> None:
-    """Write KIND.safetensors and KIND.json beside their places, then rename both: a kill leaves the ones before."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{record.kind}.safetensors"
-    parts = path.with_suffix(".partial"), path.with_suffix(".json.partial")
-    save_file({k: v.detach().float().cpu().contiguous() for k, v in weights.items()}, parts[0])
-    parts[0].chmod(0o644)  # safetensors makes it private
-    count = sum(v.numel() for v in weights.values())
-    record = replace(record, parameters=count, sha256=sha256_of(parts[0]))
-    parts[1].write_text(json.dumps(asdict(record), indent=1) + "\n")
-    parts[0].replace(path)
-    parts[1].replace(path.with_suffix(".json"))
+# ---- use -----------------------------------------------------------------------------------------------------------
 
 
 def load(folder: Path) -> dict[str, Restore]:
@@ -210,36 +179,6 @@ def load(folder: Path) -> dict[str, Restore]:
         raise CheckpointError(f"there is no folder {folder}; python -m model.peers --out {folder} trains peers into it")
     found = [k for k in KINDS if (folder / f"{k}.safetensors").exists()]
     return {kind: restorer(load_network(folder / f"{kind}.safetensors")) for kind in found}
-
-
-def read_record(path: Path) -> Record:
-    """The record beside the weights file `path`. Raises CheckpointError."""
-    beside = path.with_suffix(".json")
-    try:
-        record = Record(**json.loads(beside.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{beside}: not the record of a peer ({error}); train it again") from error
-    if record.schema != SCHEMA or record.kind not in KINDS:
-        raise CheckpointError(f"{beside}: schema {record.schema!r}, kind {record.kind!r}; this zmend reads {SCHEMA!r}")
-    return record
-
-
-def load_network(path: Path) -> Peer:
-    """A peer with its weights, in evaluation mode, on the CPU. Refuses what its record does not say, and NaN."""
-    record = read_record(path)
-    if sha256_of(path) != record.sha256:
-        raise CheckpointError(f"{path}: sha256 is not the one in its record: damaged or replaced; train it again")
-    tensors = load_file(path)
-    bad = sorted(k for k, v in tensors.items() if not bool(torch.isfinite(v).all()))
-    if bad:
-        raise CheckpointError(f"{path}: {len(bad)} tensors hold NaN or infinity (first: {bad[0]}); train it again")
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.config.items()}
-    network = KINDS[record.kind](Config(**values))
-    network.load_state_dict(tensors)
-    return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-# ---- use -----------------------------------------------------------------------------------------------------------
 
 
 def restorer(network: Peer) -> Restore:
@@ -274,11 +213,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; 0 when every kind is trained."""
     options = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    stacks = data.load(options.data)
+    use_threads(options.threads)
+    device, stacks = resolve(options.device), data.load(options.data)
     for kind in options.kinds:
         train(
             kind, stacks, minutes=options.minutes, steps=options.steps, seed=options.seed, size=options.batch,
-            crop=options.crop, threads=options.threads, device=options.device, folder=options.out,
+            crop=options.crop, device=device, folder=options.out,
         )  # fmt: skip
     return 0
 
@@ -296,7 +236,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--crop", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="0 = torch's default")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help=HELP)
     return parser
 
 

@@ -25,6 +25,7 @@ LEAST_POWER = 0.85  # of the real section's: what is blurrier is no candidate fo
 HALOS = (16, 32, 48, 64, 96, 128)
 _TILE = 256
 _CORES = ((384, 384), (128, 640))  # (y, x) of two tiles, farther than the widest halo from the section's edge
+_SECTION = 1024
 
 
 def settings(sampler: Sampler) -> dict[str, Sampler]:
@@ -80,6 +81,8 @@ def curve(options: argparse.Namespace, network: AnisoUNet3D, sampler: Sampler, c
 def halo(options: argparse.Namespace, card: Card, record: dict[str, Any]) -> str:
     """Grey levels by which the core of a tile with a halo differs from the same pixels of the whole section."""
     case = scenes.load(options.data, "vnc1")[0]
+    if min(case.truth.shape[1:]) < _SECTION:
+        raise ValueError(f"--halo cuts tiles from sections of {_SECTION} px; vnc_stack1 has {case.truth.shape[1:]}")
     restorer = DiffusionRestorer(
         voxel_nm=case.voxel_nm, weights=options.weights, seed=options.seed, threads=options.threads,
         device=options.device,

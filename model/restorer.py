@@ -16,6 +16,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, fields
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -74,7 +75,9 @@ class DiffusionRestorer:
     ) -> None:
         unknown = sorted(set(options) - set(_SAMPLER_OPTIONS))
         if unknown:
-            raise RestorerError(f"unknown restorer option {', '.join(unknown)}; the options are {', '.join(_OPTIONS)}")
+            near = get_close_matches(unknown[0], _OPTIONS, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise RestorerError(f"unknown restorer option {unknown[0]}{hint}; the options are {', '.join(_OPTIONS)}")
         if batch < 1 or threads < 0 or (steps is not None and steps < 1):
             raise RestorerError(f"batch {batch} and steps {steps} must be at least 1, threads {threads} at least 0")
         if not 0 <= seed < 2**32:
@@ -93,13 +96,14 @@ class DiffusionRestorer:
     @property
     def needs(self) -> dict[str, object]:
         """What the pipeline must provide: context, tile, halo, stride, batch; and the digest that a recipe binds to."""
-        c = self._card
+        c, evaluations = self._card, self._sampler.evaluations
         return {
             "name": f"diffusion/{c.name}", "digest": self._digest(), "context": c.context, "max_gap": c.max_gap,
             "tile": c.tile, "halo": c.halo, "stride": c.stride, "batch": self._batch,
             "one_sided": False, "spread": True,
             "voxel_nm_min": list(c.voxel_nm_min), "voxel_nm_max": list(c.voxel_nm_max),
-            "memory_bytes": MEMORY_BYTES, "mpx_s": MPX_S,
+            "memory_bytes": MEMORY_BYTES, "mpx_s": round(MPX_S * 4 / evaluations, 6),
+            "draw_cost": round(ensemble(self._sampler).evaluations / evaluations, 4),
         }  # fmt: skip
 
     def _digest(self) -> str:

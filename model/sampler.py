@@ -63,6 +63,13 @@ class Sampler:
             return [(a + t * (b - a)) ** 7 for t in at]
         return [first * (last / first) ** t for t in at]
 
+    @property
+    def evaluations(self) -> int:
+        """Of the network, in one draw: what it costs."""
+        count = len(self.levels())
+        blind = int(self.start == "bridge")
+        return 1 if self.steps == 1 else blind + (2 * count - 1 if self.solver == "heun" else count)
+
     def scale(self, sigma: float) -> float:
         """Of the noise that a level should carry."""
         return self.texture if sigma <= self.warm * 1.0001 else self.temperature

@@ -11,8 +11,7 @@ Images are float32 in [0, 1]; shapes are (z, y, x); z ranges are half-open.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model import stacks
 from model.damage import SIMULATORS
 from model.segmentation import Labels, profiles
 
@@ -37,6 +37,8 @@ _SIDE = 2  # clean sections a side, where they exist
 _KEPT_ROWS = (832, 1024)  # as data.VALIDATION_ROWS
 _VALIDATION = (2, 5, 7, 10)  # z; section 12 has real contamination
 _FIB = (5, 4, 512, 25)  # sections to restore, slices of 10 nm a section, edge in pixels, seed
+_STACKS = {"fib25": "fib25_val_z000_239", "pinky": "pinky_sample2"}  # of every other task: vnc_stack1
+_LEAST = {"vnc_stack1": _TEST[1] + 1, "fib25_val_z000_239": 4 * _FIB[1] + _FIB[0], "pinky_sample2": 3}  # slices
 _CLASSIFIED = slice(0, 14, 2)  # sections whose rows above _KEPT_ROWS the membrane classifier is fitted to
 
 
@@ -96,17 +98,24 @@ class Volume:
     membranes: Bools | None = None  # (Z, H, W)
 
 
+def check(folder: Path, tasks: Iterable[str]) -> None:
+    """Whether manifest.json names the stacks of these tasks, and that of the membrane classifier. Raises ValueError."""
+    named = stacks.read_manifest(folder)
+    for name in ("vnc_stack1", *(_STACKS.get(task, "vnc_stack1") for task in tasks)):
+        if name not in named:
+            raise ValueError(f"the evaluation is made for the stack {name}, which {folder}/manifest.json does not name")
+
+
 def read(folder: Path, name: str) -> Volume:
     """The stack `name` of a data folder: its manifest.json names the file and the voxel size. Raises ValueError."""
-    path = folder / "manifest.json"
-    stacks: Mapping[str, Mapping[str, Any]] = json.loads(path.read_text()) if path.is_file() else {}
-    if name not in stacks:
-        raise ValueError(f"the evaluation is made for the stack {name}, which {path} does not name")
-    with np.load(folder / stacks[name]["file"]) as arrays:
-        raw = arrays["raw"].astype(np.float32) / np.float32(255)
-        drawn = arrays["membranes"].astype(bool) if "membranes" in arrays else None
-    z, y, x = stacks[name]["voxel_zyx_nm"]
-    return Volume(raw, (z, y, x), drawn)
+    check(folder, [task for task, stack in _STACKS.items() if stack == name])
+    entry = stacks.read_manifest(folder)[name]
+    arrays = stacks.read(folder, name, entry)
+    raw, drawn = arrays["raw"], arrays.get("membranes")
+    if len(raw) < _LEAST[name]:
+        raise ValueError(f"{name} of {folder} has {len(raw)} sections; the evaluation looks at {_LEAST[name]} or more")
+    marked = None if drawn is None else drawn.astype(bool)
+    return Volume(raw.astype(np.float32) / np.float32(255), stacks.voxel_of(entry), marked)
 
 
 def without(volume: Volume, first: int, gap: int, rows: tuple[int, int] = (0, 1 << 30), name: str = "") -> Case:
@@ -144,10 +153,17 @@ def load(folder: Path, task: str) -> list[Case]:
         return [without(volume, z, 1, name=f"pinky z {z}") for z in range(1, len(volume.raw) - 1)]
     volume = read(folder, "vnc_stack1")
     if task == "validation":
+        _check_rows(volume)
         return [without(volume, z, 1, _KEPT_ROWS, f"validation z {z}") for z in _VALIDATION]
     if task in PARTIAL:
         return [damaged(c, task, c.origin[0]) for c in _vnc(volume, 1)]
     return _vnc(volume, int(task.removeprefix("vnc")))
+
+
+def _check_rows(volume: Volume) -> None:
+    if volume.raw.shape[1] < _KEPT_ROWS[1]:
+        low, high = _KEPT_ROWS
+        raise ValueError(f"vnc_stack1 has {volume.raw.shape[1]} rows; validation looks at rows {low} to {high - 1}")
 
 
 def _vnc(volume: Volume, gap: int) -> list[Case]:

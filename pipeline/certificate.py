@@ -15,16 +15,16 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
-from pipeline import blend, ledger
+from pipeline import blend
 from pipeline.box import ZYX, Box
 from pipeline.errors import VolumeError
+from pipeline.files import Files
 from pipeline.flags import Flag, Flags, flagged
 from pipeline.plan import Geometry, Slab
 from pipeline.recipe import GREY_PER_COUNT, digest
@@ -183,6 +183,11 @@ def probe(tile: Box, job: Job) -> Slab:
     return Slab("certificate-" + "-".join(map(str, tile.start)), tile, read)
 
 
+def seconds(needs: Needs, n: int, draws: int) -> float:
+    """Of one worker, at most: TILES whole tiles of n sections."""
+    return needs.seconds(n * TILES * needs.tile**2, draws)
+
+
 # --- measuring
 
 
@@ -314,32 +319,32 @@ def alike(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _path(out: str) -> Path:
-    return Path(out) / "zmend" / "certificate.json"
+KEY = "zmend/certificate.json"
 
 
 def write(out: str, document: Json) -> None:
     """Replace the store's certificate: whole and durable, or not at all."""
-    ledger.replace(_path(out), json.dumps({**document, "digest": digest(document)}, indent=1))
+    Files(out).keep(KEY, json.dumps({**document, "digest": digest(document)}, indent=1).encode())
 
 
 def read(out: str) -> Json | None:
     """The store's certificate, or None. Raises VolumeError where it does not hash to what it says."""
-    path = _path(out)
-    try:
-        document: Json = json.loads(path.read_text())
-        said = document.pop("digest")
-    except FileNotFoundError:
+    files = Files(out)
+    raw, where = files.read(KEY), files.at(KEY)
+    if raw is None:
         return None
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as e:
-        raise _bad(path, f"{type(e).__name__}: {e}") from e
+    try:
+        document: Json = json.loads(raw)
+        said = document.pop("digest")
+    except (ValueError, KeyError, AttributeError, TypeError) as e:
+        raise _bad(where, f"{type(e).__name__}: {e}") from e
     if said != digest(document):
-        raise _bad(path, "its content does not hash to what it says")
+        raise _bad(where, "its content does not hash to what it says")
     return document
 
 
-def _bad(path: Path, why: str) -> VolumeError:
-    return VolumeError("the certificate cannot be trusted", where=str(path), why=why, do="run again: it is made anew")
+def _bad(where: str, why: str) -> VolumeError:
+    return VolumeError("the certificate cannot be trusted", where=where, why=why, do="run again: it is made anew")
 
 
 def is_current(out: str, bound: Mapping[str, Any], asked: int | None = None) -> bool:
@@ -355,7 +360,7 @@ def is_current(out: str, bound: Mapping[str, Any], asked: int | None = None) -> 
 
 def forget(out: str) -> None:
     """Remove the certificate."""
-    _path(out).unlink(missing_ok=True)
+    Files(out).delete(KEY)
 
 
 def brief(out: str) -> Json | None:

@@ -110,7 +110,7 @@ def plan(
     if target.exists() and '"zmend-plan/' not in target.read_text(errors="replace")[:4096]:
         raise UsageError(f"{target} is there and is no plan", why="it would be lost", do="name another file with --out")
     target.write_text(dump(made.plan))
-    _say({"plan": made.plan.hash, "file": str(target), **made.plan.header}, as_json, show.plan)
+    _say(_planned(made, str(target)), as_json, show.plan)
 
 
 @cli.command()
@@ -152,7 +152,7 @@ def run(
                 do=f"review it anew: zmend plan {config}",
             )
     if dry_run:
-        _say({"plan": made.plan.hash, "file": "", **made.plan.header}, as_json, show.plan)
+        _say(_planned(made, ""), as_json, show.plan)
         return
     from pipeline.run import Stop
     from pipeline.run import run as run_it
@@ -288,8 +288,10 @@ def _hand_over(verb: str, module: str, args: list[str]) -> int:
         ) from e
     try:
         return main(args)
-    except (ValueError, KeyError, FileNotFoundError) as e:
+    except (ValueError, FloatingPointError) as e:
         raise InputError(f"{verb}: {e}", do=f"see zmend {verb} --help") from e
+    except MemoryError as e:
+        raise UnfitError(f"{verb}: {e or 'memory is used up'}", do="give a smaller --batch or --crop") from e
 
 
 def _train_help(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
@@ -332,13 +334,16 @@ def train(args: tuple[str, ...], data: str | None, volume: str | None, **asked: 
     zmend train --volume raw.zarr --flags flags.csv --state trained --minutes 0 --export mine.safetensors
     zmend run zmend.yaml               with  recipe: {weights: mine.safetensors}
     \b
+    zmend train --volume raw.zarr --flags flags.csv --state tuned --from default --steps 1000 --minutes 60
+    \b
     zmend train --data stacks --state trained --steps 4000 --minutes 9
     zmend train --data trained/lessons --state trained      goes on without the volume
     \b
     stacks/manifest.json: {"mine": {"file": "mine.npz", "voxel_zyx_nm": [45, 4.6, 4.6], "licence": "..."}}
     stacks/mine.npz:      one array `raw`, uint8 (z, y, x)
 
-    From a volume, the restorer learns from the sections that no flag and no absent chunk touches.
+    From a volume, the restorer learns from the sections that no flag and no absent chunk touches. With --from it
+    goes on from weights that exist, which takes fewer steps than from scratch; their terms then bind yours.
     """
     if (data is None) == (volume is None):
         raise UsageError(
@@ -346,16 +351,14 @@ def train(args: tuple[str, ...], data: str | None, volume: str | None, **asked: 
             why="training learns from stacks in a folder, or from the intact sections of a volume",
             do="zmend train --volume raw.zarr --flags flags.csv --state trained",
         )
-    if data is not None:
-        if idle := [option for key, option in FROM_VOLUME.items() if asked[key] is not None]:
-            raise UsageError(
-                f"{idle[0]} goes with --volume", do="leave it out: manifest.json in --data says such things"
-            )
-    else:
+    if data is not None and (idle := [option for key, option in FROM_VOLUME.items() if asked[key] is not None]):
+        raise UsageError(f"{idle[0]} goes with --volume", do="leave it out: manifest.json in --data says such things")
+    common = [(f"--{key}", str(asked[key])) for key in ("state", "crop", "seed") if asked[key] is not None]
+    options = [*(word for pair in common for word in pair), *args]
+    if data is None:
+        _hand_over("train", "model.train", ["--data", "", *options, "--check"])  # before minutes are spent on lessons
         data = _lessons(volume or "", asked)
-    common = [("--data", data), *((f"--{key}", asked[key]) for key in ("state", "crop", "seed"))]
-    known = [part for option, value in common if value is not None for part in (option, str(value))]
-    raise SystemExit(_hand_over("train", "model.train", [*known, *args]))
+    raise SystemExit(_hand_over("train", "model.train", ["--data", data, *options]))
 
 
 def _lessons(volume: str, asked: dict[str, Any]) -> str:
@@ -401,6 +404,16 @@ def _config(path: str) -> Any:
     from pipeline.config import load
 
     return load(path)
+
+
+def _planned(made: Any, file: str) -> dict[str, Any]:
+    """A proposal's plan, and what lies beside it, for people."""
+    from pipeline.certificate import seconds
+    from pipeline.restorer import Needs
+
+    header, asked = made.plan.header, made.config
+    extra = seconds(Needs(**header["restorer"]), asked.certificate, asked.recipe.uncertainty)
+    return {"plan": made.plan.hash, "file": file, "certificate_seconds": round(extra), **header}
 
 
 def _shape(text: str) -> tuple[int, int, int]:
@@ -489,3 +502,7 @@ def _fail(text: str, code: int, verbose: int) -> None:
         traceback.print_exc()
     click.echo(f"zmend: {text}", err=True)
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -150,7 +150,7 @@ def name(piece: Piece, key: str, inputs: str) -> Slab:
 
 def job_key(recipe_digest: str, needs: Needs, source: dict[str, Any]) -> str:
     """What all slabs of a job share. The number of sections is left out: a volume that grows in z keeps its slabs."""
-    declared = {k: v for k, v in asdict(needs).items() if k not in ("mpx_s", "memory_bytes", "spread")}
+    declared = {k: v for k, v in asdict(needs).items() if k not in ("mpx_s", "memory_bytes", "spread", "draw_cost")}
     return digest([recipe_digest, declared, source["dtype"], source["shape"][1:], source["missing_chunks"]])
 
 
@@ -186,7 +186,7 @@ def make(
 def totals(pieces: Iterable[Piece], geometry: Geometry, chunk: ZYX, itemsize: int, draws: int = 0) -> dict[str, int]:
     """Slabs, flagged voxels (an upper bound where masks are used), bytes, peak memory and seconds of one worker.
 
-    draws: of the ensemble, each of which costs as much as restoring once; 0 where no spread is asked for.
+    draws: of the ensemble, on top of restoring once; 0 where no spread is asked for.
     """
     count = voxels = read = write = memory = 0
     touched: dict[
@@ -210,7 +210,7 @@ def totals(pieces: Iterable[Piece], geometry: Geometry, chunk: ZYX, itemsize: in
         "bytes_to_write": write,
         "bytes_to_merge": 2 * sum(touched.values()) * itemsize,  # each touched chunk of the source, read and written
         "peak_memory_bytes": memory + bytes_of_restorer(n) if count else 0,
-        "seconds": round(voxels * max(1, draws) / (n.mpx_s * 1e6)) if n.mpx_s else 0,
+        "seconds": round(n.seconds(voxels, draws)),
     }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -21,6 +22,7 @@ F32: TypeAlias = NDArray[np.float32]
 Mask: TypeAlias = NDArray[np.bool_]
 I64: TypeAlias = NDArray[np.int64]
 NM = tuple[float, float, float]
+GIVEN = ("weights", "seed", "steps", "batch", "voxel_nm", "threads")  # to every restorer, beside recipe.options
 BUILT_IN = {
     "diffusion": "model.restorer:DiffusionRestorer",
     "nearest": "pipeline.restorer:Nearest",
@@ -44,7 +46,12 @@ class Needs:
     scale_free: bool = False  # whether it does not care which values are black and white
     memory_bytes: int = 0  # that it holds beside what it is given: weights, what it computes with
     mpx_s: float = 0.0  # megapixels that it restores in a second on an ordinary worker, for estimates; 0: not known
+    draw_cost: float = 1.0  # what a draw of its ensemble takes, in restorations; for estimates
     spread: bool = False  # whether it can say how far an ensemble of its restorations spreads
+
+    def seconds(self, voxels: int, draws: int = 0) -> float:
+        """Of one worker, to restore so many voxels once and to draw an ensemble of them; 0 where no pace is known."""
+        return voxels * (1 + draws * self.draw_cost) / (self.mpx_s * 1e6) if self.mpx_s else 0.0
 
     @staticmethod
     def parse(answers: Mapping[str, object], name: str) -> Needs:
@@ -106,7 +113,12 @@ class SpreadRestorer(Restorer, Protocol):
 
 
 class _Baseline:
-    def __init__(self, **_: object) -> None: ...
+    def __init__(self, **settings: object) -> None:
+        """Takes what every restorer is given, and needs none of it. Raises ValueError for more."""
+        if unknown := sorted(set(settings) - set(GIVEN)):
+            near = get_close_matches(unknown[0], Recipe.model_fields, n=1)
+            hint = f"; did you mean recipe.{near[0]}?" if near else ""
+            raise ValueError(f"{type(self).__name__.lower()} has no options, and was given {', '.join(unknown)}{hint}")
 
     @property
     def needs(self) -> Mapping[str, object]:

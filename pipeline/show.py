@@ -117,11 +117,11 @@ def plan(document: dict[str, Any]) -> None:
 
 def _time(document: dict[str, Any]) -> str:
     seconds = document["totals"].get("seconds", 0)
-    return (
-        f"about {seconds:,.0f} s of one worker, roughly: from the pace that the restorer declares"
-        if seconds
-        else "unknown: the restorer declares no pace"
-    )
+    if not seconds:
+        return "unknown: the restorer declares no pace"
+    extra = document.get("certificate_seconds", 0)
+    beside = f", and up to {extra:,.0f} s for the certificate" if extra else ""
+    return f"about {seconds:,.0f} s of one worker{beside}, roughly: from the pace that the restorer declares"
 
 
 def _refused(entries: list[dict[str, Any]]) -> str:

@@ -74,12 +74,39 @@ def test_own_restorers_are_named_by_a_string() -> None:
         ({"restorer": "pipeline.restorer:Nothing"}, "there is no restorer", "module:Class"),
         ({"restorer": "diffusion", "weights": "/nowhere/w.safetensors"}, "refuses the recipe", "zmend doctor"),
         ({"restorer": "diffusion", "options": {"temprature": 1}}, "refuses the recipe", "mend the recipe"),
+        ({"restorer": "linear", "options": {"sharpness": 1}}, "refuses the recipe", "mend the recipe"),
     ],
 )
 def test_refusals(settings, words, do) -> None:
     with pytest.raises(RestorerError, match=words) as e:
         load(recipe(**settings), NM)
     assert do in e.value.do
+
+
+@pytest.mark.parametrize("name", ["nearest", "linear"])
+def test_a_baseline_refuses_options_that_it_has_not(name: str) -> None:
+    with pytest.raises(RestorerError) as e:
+        load(recipe(restorer=name, options={"sharpness": 1, "stepz": 2}), NM)
+    assert e.value.why == f"{name} has no options, and was given sharpness, stepz"
+    with pytest.raises(RestorerError) as e:
+        load(recipe(restorer=name, options={"stepz": 2}), NM)
+    assert e.value.why == f"{name} has no options, and was given stepz; did you mean recipe.steps?"
+
+
+def test_time_counts_every_draw_at_its_own_cost() -> None:
+    needs = Needs("x", "0", 1, 1, 64, 16, mpx_s=2.0, draw_cost=1.5)
+    assert needs.seconds(10_000_000) == 5
+    assert needs.seconds(10_000_000, draws=4) == 5 * (1 + 4 * 1.5)
+    assert Needs("x", "0", 1, 1, 64, 16).seconds(10_000_000, draws=4) == 0, "no pace is declared"
+
+
+def test_diffusion_declares_what_its_settings_cost() -> None:
+    def needs(**kw: object) -> Needs:
+        return load(recipe(**kw), NM)[1]
+
+    usual, mean, eight = needs(), needs(steps=1), needs(steps=8)
+    assert usual.mpx_s == pytest.approx(mean.mpx_s / 4, rel=1e-3) == pytest.approx(2 * eight.mpx_s, rel=1e-3)
+    assert (usual.draw_cost, mean.draw_cost, eight.draw_cost) == (1.5, 6, 0.75), "six evaluations a draw"
 
 
 def test_diffusion_refuses_voxel_sizes_that_it_was_not_trained_for() -> None:

@@ -124,7 +124,7 @@ def test_what_the_restorer_cannot_do_is_said(weights: Path) -> None:
         made(weights).restore(window[..., :60], known[..., :60], (1, 2), origin)
     with pytest.raises(RestorerError, match="origin .* .B, 3."):
         made(weights).restore(window, known, (1, 2), origin[:1])
-    with pytest.raises(RestorerError, match="unknown restorer option temprature; the options are .*temperature"):
+    with pytest.raises(RestorerError, match=r"unknown restorer option temprature \(did you mean temperature\?\); the options are .*texture"):
         made(weights, temprature=0.1)
     with pytest.raises(RestorerError, match="batch 0 .* at least 1"):
         made(weights, batch=0)

@@ -147,7 +147,7 @@ def test_the_command_line_writes_numbers_pictures_and_where_they_come_from(tmp_p
     out, here = tmp_path / "out", tmp_path / "data"
     here.mkdir()
     args = ["--data", str(folder(here)), "--weights", str(weights), "--out", str(out), "--tasks", "vnc1", "vnc2", "pinky", "tile",
-            "--ensemble", "2", "--curve", "--quick", "--threads", "1", "--update-card", "--device", "cpu", "--peers", str(tmp_path / "none")]
+            "--ensemble", "2", "--curve", "--quick", "--threads", "1", "--update-card", "--device", "cpu"]
     assert evaluate.main(args) == 0
     record = json.loads((out / "metrics.json").read_text())
     assert set(record["tasks"]) == {"vnc1", "vnc2", "pinky", "tile"}

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from model import data, peers
+from model import data, peerfile, peers
 from model.checkpoint import CheckpointError, sha256_of
 from model.peernets import KINDS, Config, convolve
 
@@ -159,7 +159,7 @@ def test_minutes_end_the_training_and_a_kill_leaves_the_last_save(tmp_path: Path
         return next(ticks)
 
     peers.train("regression", stacks(), minutes=5, size=2, crop=32, config=TINY, folder=tmp_path, clock=clock)
-    record = peers.read_record(tmp_path / "regression.safetensors")
+    record = peerfile.read_record(tmp_path / "regression.safetensors")
     assert record.steps == 6 and record.minutes == 5 and record.finished and list(record.data) == ["drifting"]
     assert 3 in seen and not list(tmp_path.glob("*.partial"))
 

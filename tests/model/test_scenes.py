@@ -99,5 +99,23 @@ def test_the_real_stacks_give_the_sections_that_the_tables_name(data_folder: Pat
 
 
 def test_a_folder_without_the_stack_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no .*/manifest.json"):
+        scenes.load(tmp_path, "vnc1")
+    (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(ValueError, match="made for the stack vnc_stack1, which .* does not name"):
         scenes.load(tmp_path, "vnc1")
+
+
+@pytest.mark.parametrize(
+    ("shape", "task", "words"),
+    [
+        ((19, 64, 64), "vnc1", "vnc_stack1 of .* has 19 sections; the evaluation looks at 20 or more"),
+        ((20, 64, 64), "validation", "vnc_stack1 has 64 rows; validation looks at rows 832 to 1023"),
+        ((20, 64, 64), "pinky", "made for the stack pinky_sample2"),
+    ],
+)
+def test_stacks_too_small_for_a_task_are_refused(tmp_path: Path, shape: tuple[int, int, int], task: str, words: str) -> None:
+    np.savez(tmp_path / "v.npz", raw=np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8))
+    (tmp_path / "manifest.json").write_text('{"vnc_stack1": {"file": "v.npz", "voxel_zyx_nm": [47.5, 4.6, 4.6]}}')
+    with pytest.raises(ValueError, match=words):
+        scenes.load(tmp_path, task)
