@@ -1,34 +1,25 @@
-"""Files: the objects under one folder, local or behind a URL; what a Zarr array lies in."""
+"""Files: the objects under one address, a folder, s3://bucket/prefix or another URL; what a Zarr array lies in."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, NamedTuple
-from uuid import uuid4
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-import fsspec
-
+from pipeline.disk import Disk
 from pipeline.errors import VolumeError
+from pipeline.objects import Objects, Stored
+
+if TYPE_CHECKING:
+    from pipeline.bucket import Bucket
 
 PROBES = 16  # requests in flight when objects of a remote store are looked up one by one
 
 
-class Stored(NamedTuple):
-    """What is known of an object without reading it."""
-
-    key: str
-    size: int  # bytes
-    mtime_ns: int  # 0: the store does not say
-    etag: str  # "": the store does not say
-
-
 class Files:
-    """The objects under one folder. Keys are relative to it, with slashes. Threads may share it.
+    """The objects under one address. Keys are relative to it, with slashes. Threads may share it.
 
     Every method raises OSError for what may pass (disk, network) and VolumeError where a server refuses for good.
     """
@@ -38,153 +29,143 @@ class Files:
         self.uri = str(Path(uri.removeprefix("file://")).expanduser().absolute()) if local else uri.rstrip("/")
         self.local = Path(self.uri) if local else None
         self.web = self.uri.startswith(("http://", "https://"))
-        self._fs: Any = None
-        self._root = self.uri
-        self._durable: set[Path] = set()  # folders whose own entry is known to be on the disk
-        if not local:
-            self._fs, self._root = _filesystem(self.uri)
+        self.bucket: Bucket | None = None
+        self._objects: Objects = Disk(self.local) if self.local is not None else self._remote()
+
+    def _remote(self) -> Objects:
+        _refuse_secrets(self.uri)
+        if not self.uri.startswith("s3://"):
+            from pipeline.web import Web  # fsspec takes long to import
+
+            return Web(self.uri)
+        try:
+            from pipeline.bucket import Bucket
+        except ImportError as error:
+            raise VolumeError(
+                "this machine cannot open such addresses",
+                where=self.uri,
+                why=str(error),
+                do='pip install "zmend[remote]"',
+            ) from error
+        self.bucket = Bucket(self.uri)
+        return self.bucket
 
     def __truediv__(self, path: str) -> Files:
         return Files(f"{self.uri}/{path}") if path else self
 
-    def _at(self, key: str) -> str:
-        return f"{self._root}/{key}" if key else self._root
+    def __reduce__(self) -> tuple[object, ...]:
+        return Files, (self.uri,)
+
+    def overlaps(self, other: Files) -> bool:
+        """Whether one of the two addresses lies in the other, or is the other."""
+        if self.local is not None and other.local is not None:
+            one, two = self.local.resolve(), other.local.resolve()
+            return one == two or one in two.parents or two in one.parents
+        a, b = f"{self.uri}/", f"{other.uri}/"
+        return a.startswith(b) or b.startswith(a)
+
+    def at(self, key: str) -> str:
+        """The address of an object, for people."""
+        return f"{self.uri}/{key}"
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes | None:
         """Bytes [start, stop) of an object, or None where there is none."""
-        try:
-            if self._fs is None:
-                with Path(self._at(key)).open("rb") as file:
-                    file.seek(start)
-                    return file.read() if stop is None else file.read(stop - start)
-            return bytes(self._fs.cat_file(self._at(key), start=start, end=stop))
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            return None
-        except Exception as error:
-            raise web_error(error, self._at(key)) from error
+        return self._objects.read(key, start, stop)
 
     def stat(self, key: str) -> Stored | None:
         """Size and age of an object, or None where there is none."""
-        try:
-            if self._fs is None:
-                found = os.stat(self._at(key))  # noqa: PTH116  (a Path costs more than the system call)
-                return Stored(key, found.st_size, found.st_mtime_ns, "")
-            return _stored(key, self._fs.info(self._at(key)))
-        except (FileNotFoundError, NotADirectoryError) as error:
-            # fsspec calls any failure of a web server "not found": a dead server must not look like absent chunks.
-            if self.web and getattr(error.__cause__, "status", None) not in (404, 410):
-                raise OSError(f"no answer for {self._at(key)}: {error.__cause__!r}") from error
-            return None
-        except Exception as error:
-            raise web_error(error, self._at(key)) from error
+        return self._objects.stat(key)
 
     def stats(self, keys: Sequence[str]) -> list[Stored | None]:
         """`stat` of many objects, in order."""
-        if self._fs is None or len(keys) < 2:
+        if self.local is not None or len(keys) < 2:
             return [self.stat(k) for k in keys]
         with ThreadPoolExecutor(PROBES) as pool:
             return list(pool.map(self.stat, keys))
 
     def put(self, key: str, data: bytes) -> None:
-        """Write an object: whole and durable, or not at all."""
-        if self._fs is not None:
-            self._fs.pipe_file(self._at(key), data)
-            return
-        path = Path(self._at(key))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid4().hex}.partial")
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        """Write an object: whole, or not at all; one that is there is replaced at once. `sync` makes it durable."""
+        self._objects.put(key, data)
+
+    def keep(self, key: str, data: bytes) -> None:
+        """`put`, and make it survive a power cut."""
+        self.put(key, data)
+        self.sync([key])
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write an object whole and durable, unless one is there: then nothing happens and False is returned.
+
+        Raises UnfitError on a file system that cannot promise it.
+        """
+        return self._objects.create(key, data)
+
+    def swap(self, key: str, old: bytes, new: bytes) -> bool:
+        """Replace an object that still is `old` by `new`; False where it no longer is."""
+        return self._objects.swap(key, old, new)
+
+    def move(self, key: str, to: str) -> None:
+        """Give an object another key. On an object store it is copied, then deleted: a kill leaves both."""
+        self._objects.move(key, to)
 
     def sync(self, keys: Iterable[str]) -> None:
         """Make objects that are written survive a power cut. An object store does that by itself."""
-        if self.local is None:
-            return
-        paths = [self.local / k for k in keys]
-        parents = {p.parent for p in paths}
-        above = {f for p in parents for f in p.parents if f.is_relative_to(self.local)} - self._durable
-        for path in (*paths, *parents, *above):
-            _fsync(path)
-        self._durable |= above
+        self._objects.sync(keys)
 
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens where there is none."""
-        if self._fs is None:
-            Path(self._at(key)).unlink(missing_ok=True)
-        elif self.stat(key) is not None:
-            self._fs.rm_file(self._at(key))
+        self._objects.delete(key)
+
+    def clear(self, last: Iterable[str] = ()) -> None:
+        """Remove everything below, the keys `last` after all others."""
+        self._objects.clear(last)
+
+    def sweep(self) -> int:
+        """Remove what killed writers left half-made, and say how many; an object store has no such thing."""
+        return Disk(self.local).sweep() if self.local is not None else 0
 
     def names(self) -> list[str] | None:
         """What lies directly in the folder; None: no such folder, or a store that cannot list."""
-        if self._fs is None:
-            return sorted(p.name for p in Path(self._root).iterdir()) if Path(self._root).is_dir() else None
-        try:
-            found = [] if self.web else self._fs.ls(self._root, detail=False)
-            return sorted(str(p).rsplit("/", 1)[-1] for p in found) or None
-        except FileNotFoundError:
-            return None
+        return self._objects.names()
+
+    def names_below(self, folders: Sequence[str]) -> list[list[str]]:
+        """`names` of many folders, in order; none where there is no such folder."""
+        if self.local is not None:
+            return [(self / f).names() or [] for f in folders]
+        with ThreadPoolExecutor(PROBES) as pool:
+            return list(pool.map(lambda f: (self / f).names() or [], folders))
 
     def walk(self) -> Iterator[Stored]:
         """Every object below, in one order always. Not for the web: it cannot list."""
-        if self._fs is None:
-            yield from _scan(self._root, "")
-            return
-        for path, info in sorted(self._fs.find(self._root, detail=True).items()):
-            yield _stored(str(path)[len(self._root) :].strip("/"), info)
+        return self._objects.walk()
 
 
-def _filesystem(uri: str) -> tuple[Any, str]:
-    try:
-        fs, root = fsspec.url_to_fs(uri, use_listings_cache=False)
-    except ImportError as error:
+def in_words(error: Exception, where: str, verb: str = "read") -> Exception:
+    """An error that came through zarr: itself, or what a server's answer means, as the methods of `Files` raise it."""
+    module = type(error).__module__
+    if module.startswith("obstore"):
+        from pipeline.bucket import in_words as said
+
+        return said(error, verb, where)
+    if module.startswith("aiohttp"):
+        from pipeline.web import web_error
+
+        return web_error(error, where)
+    return error
+
+
+def split(address: str) -> tuple[Files, str]:
+    """The folder of an object's address, and its key in there."""
+    parent, _, name = address.rpartition("/")
+    return Files(parent or ("/" if address.startswith("/") else ".")), name
+
+
+def _refuse_secrets(uri: str) -> None:
+    """An address ends up in plans, records and logs: no place for a password."""
+    where = urlsplit(uri)
+    if "@" in where.netloc:
         raise VolumeError(
-            "this machine cannot open such addresses",
-            where=uri,
-            why=str(error),
-            do='pip install "zmend[remote]" (http, s3), or the fsspec package of that store',
-        ) from error
-    except ValueError as error:
-        raise VolumeError("this kind of address is not known", where=uri, why=str(error), do="check it") from error
-    return fs, str(root).rstrip("/")
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _scan(root: str, below: str) -> Iterator[Stored]:
-    with os.scandir(f"{root}/{below}") as entries:
-        found = sorted(entries, key=lambda e: e.name)
-    for entry in found:
-        if entry.is_dir():
-            yield from _scan(root, f"{below}{entry.name}/")
-        else:
-            stat = entry.stat()
-            yield Stored(below + entry.name, stat.st_size, stat.st_mtime_ns, "")
-
-
-def _stored(key: str, info: dict[str, Any]) -> Stored:
-    when = next((info[k] for k in ("LastModified", "mtime", "modified", "created", "Last-Modified") if info.get(k)), 0)
-    when = parsedate_to_datetime(when) if isinstance(when, str) else when
-    seconds = when.timestamp() if isinstance(when, datetime) else float(when)
-    return Stored(key, int(info.get("size") or 0), round(seconds * 1e9), str(info.get("ETag", "")))
-
-
-def web_error(error: Exception, where: str) -> Exception:
-    """The error itself, or what an HTTP error means: refused for good (VolumeError), or worth another try (OSError)."""
-    if isinstance(error, OSError) or not type(error).__module__.startswith("aiohttp"):
-        return error
-    status = getattr(error, "status", 0)
-    if 400 <= status < 500 and status not in (408, 429):
-        return VolumeError(f"the server refuses: HTTP {status}", where=where, do="check the address and your rights")
-    return OSError(f"{where}: {error!r}")
+            "an address must not hold a password",
+            where=f"{where.scheme}://…@{where.netloc.rpartition('@')[2]}{where.path}",
+            why="addresses are written into plans, records and logs",
+            do="leave it out; for s3 set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        )

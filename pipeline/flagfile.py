@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from pipeline.box import ZYX, Box
 from pipeline.errors import FlagError, ZmendError
+from pipeline.files import split
 from pipeline.flags import CLASSES, SCHEMA, Flag, Flags, MaskShape, mask_window, resolve
 
 COLUMNS = ("z_start", "z_stop", "class", "y_start", "y_stop", "x_start", "x_stop", "mask", "source", "note")
@@ -37,7 +38,8 @@ def load(path: str, *, shape: ZYX, mask_shape: MaskShape | None = None) -> Flags
 
     Raises FlagError, which names file, line and column, for anything that is not understood.
     """
-    file = _File(path, shape, Path(path).absolute().parent)
+    base = path.rpartition("/")[0] if "://" in path else str(Path(path).absolute().parent)
+    file = _File(path, shape, base)
     return _parse(_decode(file), file, mask_shape)
 
 
@@ -62,7 +64,7 @@ class _File:
 
     name: str
     shape: ZYX
-    base: Path | None  # the folder that mask paths start from
+    base: str | None  # the folder that mask paths start from
 
     def error(self, line: int, what: str, column: str = "", *, why: str, do: str) -> FlagError:
         parts = [self.name, *([f"line {line}"] if line else []), *([f"column {column}"] if column else [])]
@@ -338,14 +340,18 @@ def _decode(file: _File) -> str:
 
 
 def _bytes(file: _File) -> bytes:
+    do = "check the path `flags:` in zmend.yaml"
+    files, key = split(file.name)
     try:
-        return Path(file.name).read_bytes()
-    except IsADirectoryError:
-        do = "name the file in it; a Zarr mask goes into the column `mask` of its line"
-        raise file.error(0, "the flags file is a folder", why="a CSV file is read", do=do) from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        do = "check the path `flags:` in zmend.yaml"
+        raw = files.read(key)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path, or a server that refuses
         raise file.error(0, "the flags file cannot be read", why=str(error), do=do) from error
+    if raw is None and files.local is not None and (files.local / key).is_dir():
+        do = "name the file in it; a Zarr mask goes into the column `mask` of its line"
+        raise file.error(0, "the flags file is a folder", why="a CSV file is read", do=do)
+    if raw is None:
+        raise file.error(0, "the flags file cannot be read", why="No such file", do=do)
+    return raw
 
 
 def _show(cell: str) -> str:

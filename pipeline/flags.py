@@ -54,7 +54,7 @@ class Flags:
     digest: str  # sha256 of all that can change a voxel: not order, comments, source or note
 
     @staticmethod
-    def of(flags: Iterable[Flag], *, base: Path | None = None) -> Flags:
+    def of(flags: Iterable[Flag], *, base: str | None = None) -> Flags:
         """Sort and digest flags; mask paths are then taken as relative to the folder `base`, if given."""
         items = sorted(flags, key=lambda f: (f.box, f.kind, f.mask, f.whole))
         text = "".join(f"{f.box} {f.kind} {f.whole} {f.mask!r}\n" for f in items)
@@ -162,9 +162,11 @@ def _masked(flag: Flag, part: Box, read_mask: MaskReader) -> NDArray[np.bool_]:
     return here
 
 
-def resolve(mask: str, base: Path | None) -> str:
+def resolve(mask: str, base: str | None) -> str:
     """A mask's address as seen from the flags file's folder; URLs and absolute paths stay as they are."""
-    return str(base / mask) if mask and base and "://" not in mask else mask
+    if not mask or not base or "://" in mask:
+        return mask
+    return f"{base}/{mask}" if "://" in base and not mask.startswith("/") else str(Path(base) / mask)
 
 
 def meet(one: Box, two: Box) -> bool:

@@ -21,16 +21,25 @@ from pipeline import flagfile
 from pipeline.box import ZYX, Box
 from pipeline.config import Config
 from pipeline.errors import ConfigError, InputError, PlanChangedError
+from pipeline.files import Files, split
 from pipeline.flags import Flag, Flags, mask_window, upsample
 from pipeline.intensity import measure
-from pipeline.ledger import Ledger, replace
+from pipeline.ledger import Ledger
 from pipeline.merge import check_pyramid
 from pipeline.plan import Geometry, Plan, Slab, make
 from pipeline.recipe import Recipe, digest
 from pipeline.restorer import Needs, load
 from pipeline.site import Site
 from pipeline.slab import Job
-from pipeline.store import create_output, open_labels, open_overlay, open_uncertainty, overlay_grain, read_attrs
+from pipeline.store import (
+    create_output,
+    is_store,
+    open_labels,
+    open_overlay,
+    open_uncertainty,
+    overlay_grain,
+    read_attrs,
+)
 from pipeline.volume import Volume
 
 
@@ -77,14 +86,12 @@ def propose(config: Config) -> Proposal:
 
 def _refuse_overlap(config: Config) -> None:
     """The output must not lie in the source, nor the source in the output: the source is never written."""
-    if "://" in config.volume.path or "://" in config.output.path:
-        return
-    source, out = Path(config.volume.path).resolve(), Path(config.output.path).resolve()
-    if source == out or source in out.parents or out in source.parents:
+    source, out = Files(config.volume.path), Files(config.output.path)
+    if source.overlaps(out):
         raise InputError(
             "the output would be written into the source",
-            where=str(out),
-            why=f"the volume is {source}",
+            where=out.uri,
+            why=f"the volume is {source.uri}",
             do="give output.path a place of its own",
         )
 
@@ -120,7 +127,7 @@ def slab_cell(site: Site, grain: ZYX, shape: ZYX) -> ZYX:
 
 def _kept_grain(out: str) -> ZYX | None:
     """The overlay's write grain in a store that is there."""
-    return overlay_grain(out) if _is_store(out) else None
+    return overlay_grain(out) if is_store(out) else None
 
 
 def _grain(config: Config, source: Volume) -> ZYX:
@@ -137,7 +144,7 @@ def _intensity(config: Config, source: Volume, needs: Needs) -> tuple[float, flo
     """As configured; else, where it matters, as the store has it from an earlier run; else measured."""
     if config.recipe.intensity or source.dtype == np.uint8 or needs.scale_free:
         return config.recipe.intensity
-    kept = read_attrs(config.output.path)["zmend"].get("intensity") if _is_store(config.output.path) else None
+    kept = read_attrs(config.output.path)["zmend"].get("intensity") if is_store(config.output.path) else None
     return tuple(kept) if kept else measure(source)
 
 
@@ -157,7 +164,7 @@ def _check_intensity(recipe: Recipe, source: Volume) -> None:
 
 def make_store(proposal: Proposal) -> None:
     """Make the store, if there is none: whole, or not at all. One that is there is not touched before it is locked."""
-    if not _is_store(proposal.config.output.path):
+    if not is_store(proposal.config.output.path):
         _create(proposal)
 
 
@@ -174,19 +181,13 @@ def _create(proposal: Proposal) -> None:
     )
 
 
-def _is_store(out: str) -> bool:
-    return (Path(out) / "zmend" / "overlay").is_dir()
-
-
 def install(proposal: Proposal) -> None:
     """Check the store, extend it where the source has grown, and put the plan and the flags into it. Needs its lock."""
     config, plan = proposal.config, proposal.plan
     _create(proposal)
-    zmend = Path(config.output.path) / "zmend"
-    for folder in ("plans", "flags", "runs", "records"):
-        (zmend / folder).mkdir(parents=True, exist_ok=True)
-    replace(zmend / "flags" / f"{proposal.flags.digest}.csv", flags_text(proposal.flags))
-    replace(plan_path(config.output.path, plan.hash), dump(plan))
+    zmend = Files(config.output.path) / "zmend"
+    zmend.keep(f"flags/{proposal.flags.digest}.csv", flags_text(proposal.flags).encode())
+    zmend.keep(f"plans/{plan.hash}.json", dump(plan).encode())
 
 
 def flags_text(flags: Flags) -> str:
@@ -197,20 +198,20 @@ def flags_text(flags: Flags) -> str:
 def read_flags(out: str, plan: Plan, shape: ZYX) -> Flags:
     """The flags that a plan was made from, as the store keeps them. Raises PlanChangedError where they were edited."""
     about = plan.header["flags"]
-    path = Path(out) / "zmend" / "flags" / f"{about['digest']}.csv"
-    if not path.exists() or sha256(path.read_bytes()).hexdigest() != about["copy_sha256"]:
+    files, key = Files(out) / "zmend/flags", f"{about['digest']}.csv"
+    if sha256(files.read(key) or b"").hexdigest() != about["copy_sha256"]:
         raise PlanChangedError(
             "the store's copy of the flags is not what was planned",
-            where=str(path),
+            where=files.at(key),
             why="it was deleted or edited",
             do="run again with the flags that you mean: the copy is made anew",
         )
-    return flagfile.load(str(path), shape=shape)
+    return flagfile.load(files.at(key), shape=shape)
 
 
-def plan_path(out: str, plan_hash: str) -> Path:
+def plan_path(out: str, plan_hash: str) -> str:
     """Where the store keeps a plan."""
-    return Path(out) / "zmend" / "plans" / f"{plan_hash}.json"
+    return f"{out}/zmend/plans/{plan_hash}.json"
 
 
 def dump(plan: Plan) -> str:
@@ -222,8 +223,11 @@ def dump(plan: Plan) -> str:
 
 def read_plan(path: str | Path) -> Plan:
     """Read a plan file. Raises PlanChangedError if the file does not hash to what it says."""
+    files, key = split(str(path))
     try:
-        body = json.loads(Path(path).read_text())
+        if (raw := files.read(key)) is None:
+            raise FileNotFoundError("there is no such file")
+        body = json.loads(raw)
         said, slabs = body.pop("hash"), tuple(Slab.of(r) for r in body.pop("slabs"))
         plan = Plan(body, slabs)
     except (OSError, ValueError, KeyError, TypeError) as e:

@@ -1,4 +1,4 @@
-"""Lock: one live run per store. A file that is linked into place, never flock (NFS and Lustre lie about it)."""
+"""Lock: one live run per store. An object that only one can create: no flock, no clock, no heartbeat."""
 
 from __future__ import annotations
 
@@ -10,78 +10,69 @@ from types import TracebackType
 from typing import Any
 
 from pipeline.errors import StoreLockedError
+from pipeline.files import Files
+
+KEY = "zmend/lock"
 
 
 class StoreLock:
     """Held for the length of a `with`. A lock whose process is gone from this host is taken over."""
 
     def __init__(self, out: str) -> None:
-        self.path = Path(out) / "zmend" / "lock"
+        self.files = Files(out)
         self.taken_over = False  # from a run that was killed: it may have left half-made files
+        self._mine = json.dumps(_me()).encode()
 
     def __enter__(self) -> StoreLock:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        mine = self.path.with_name(f"lock.{os.getpid()}.partial")
-        mine.write_text(json.dumps(_me()))
-        try:
-            for _ in range(3):
-                if self._link(mine):
-                    return self
-                self._evict()
-        finally:
-            mine.unlink(missing_ok=True)
-        raise StoreLockedError("the store's lock keeps changing hands", where=str(self.path), do="run again")
+        for _ in range(3):
+            if self.files.create(KEY, self._mine):
+                return self
+            if self._evict():
+                self.taken_over = True
+                return self
+        raise StoreLockedError("the store's lock keeps changing hands", where=self.files.at(KEY), do="run again")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.path.unlink(missing_ok=True)
+        if self.files.read(KEY) == self._mine:
+            self.files.delete(KEY)
 
-    def _link(self, mine: Path) -> bool:
-        try:
-            os.link(mine, self.path)
-        except FileExistsError:
+    def _evict(self) -> bool:
+        """Put this lock in the place of one whose holder is dead; else say who holds it. Raises StoreLockedError."""
+        raw = self.files.read(KEY)
+        if raw is None:
             return False
-        return True
-
-    def _evict(self) -> None:
-        """Remove the lock if its holder is dead; else say who holds it. Raises StoreLockedError."""
-        try:
-            holder = json.loads(self.path.read_text())
-        except FileNotFoundError:
-            return
-        except ValueError:
-            holder = {}
+        holder = _parse(raw)
         if holder.get("host") != socket.gethostname() or _alive(holder):
             raise StoreLockedError(
                 f"the store is locked by process {holder.get('pid')} on {holder.get('host')}",
-                where=str(self.path),
+                where=self.files.at(KEY),
                 why="another run is writing here; two runs would do the same slabs twice",
                 do="wait for it, or, if you know that it is dead on its other host, delete the file named above",
             )
-        stale = self.path.with_name(f"lock.stale.{os.getpid()}.partial")
-        try:
-            self.path.rename(stale)
-        except FileNotFoundError:
-            return
-        if json.loads(stale.read_text() or "{}") != holder:  # another evictor was faster, and this is its fresh lock
-            os.link(stale, self.path)
-        self.taken_over = True
-        stale.unlink()
+        return self.files.swap(KEY, raw, self._mine)
 
 
 def holder(out: str) -> str:
     """Who runs in a store now, in words; nothing where nobody does, as far as this host can tell."""
-    try:
-        said = json.loads((Path(out) / "zmend" / "lock").read_text())
-    except (OSError, ValueError):
-        return ""
-    dead = said.get("host") == socket.gethostname() and not _alive(said)
+    said = _parse(Files(out).read(KEY) or b"")
+    dead = not said or (said.get("host") == socket.gethostname() and not _alive(said))
     return "" if dead else f"process {said.get('pid')} on {said.get('host')}"
 
 
+def _parse(raw: bytes) -> dict[str, Any]:
+    try:
+        said = json.loads(raw)
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
 def _me() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+    """Who holds a lock; `lock` tells two of one process apart."""
+    me = os.getpid()
+    return {"host": socket.gethostname(), "pid": me, "started": _started(me), "lock": os.urandom(8).hex()}
 
 
 def _alive(holder: dict[str, Any]) -> bool:

@@ -7,40 +7,34 @@ link to the source never changes the source. Killed anywhere and run again, the 
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import json
 import os
-import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
-from pathlib import Path
 from time import monotonic
-from typing import Any, Literal, TypeVar
-from uuid import uuid4
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.blend import LEFT, ORIGINAL, RESTORED, UNCERTAIN, synthetic
 from pipeline.box import ZYX, Box
+from pipeline.clone import Clone, bring
 from pipeline.errors import MissingChunkError, VolumeError
-from pipeline.files import Files, Stored
+from pipeline.files import PROBES, Files
+from pipeline.objects import Stored
 from pipeline.store import adopt, open_labels, open_overlay
 from pipeline.volume import Volume, Voxels, sha256
 
-Clone = Literal["auto", "link", "copy"]
 Mask = NDArray[np.bool_]
 Progress = Callable[[int, int], None]
 T = TypeVar("T")
 R = TypeVar("R")
 
-FICLONE = 0x40049409  # ioctl of Linux: share the blocks of another file, copy on write
 MEMORY_BYTES = 4 << 30  # what the chunks in flight may hold together
 FLUSH_S = 10.0  # how much rewriting a kill may cost
 BATCH = 64  # links per task: a link is cheaper than handing it to a thread
@@ -80,7 +74,7 @@ class _Target:
     out: Volume
     is_image: bool
     touched: dict[ZYX, list[Box]] = field(default_factory=lambda: defaultdict(list))  # cell: label chunks over it
-    done: dict[str, list[Any]] = field(default_factory=dict)  # cell: [inputs, size, mtime_ns] when it was written
+    done: dict[str, list[Any]] = field(default_factory=dict)  # cell: [inputs, size, ETag or mtime_ns] when written
 
     def touches(self, labels: Voxels) -> Mask:
         """Which labels make a chunk of this array differ from the source's (labels: from an absent one)."""
@@ -103,8 +97,8 @@ def merge(
     work = _Work(open_overlay(out), open_labels(out), targets, progress or (lambda done, of: None))
     volumes = [work.overlay, work.labels, *(v.source for v in levels), *(t.out for t in targets)]
     read, written = _moved(volumes)
-    manifests, tally = [], work.tally
-    with ThreadPoolExecutor(threads) as pool:
+    manifests, tally, local = [], work.tally, Files(out).local is not None
+    with ThreadPoolExecutor(threads if local else max(threads, PROBES)) as pool:
         work.find_touched(pool)
         journal = _Journal(out, targets)
         journal.put()  # from here to the end the store says that it is not merged
@@ -114,7 +108,7 @@ def merge(
                 manifests.append(_clone(target, clone, pool, tally))
             else:
                 _erase_stale(target)
-    if tally["copied"]:
+    if tally["copied"] and local:
         os.sync()  # copies are not synced one by one; the journal must not be ahead of them
     journal.manifest = manifests[0]
     journal.put()
@@ -456,7 +450,7 @@ def _cells(target: _Target, box: Box, mask: Mask) -> Iterator[ZYX]:
 
 def _now(volume: Volume, cell: ZYX, inputs: str) -> list[Any]:
     stored = volume.files.stat(volume.key(cell))
-    return [inputs, *((stored.size, stored.mtime_ns) if stored else (0, 0))]
+    return [inputs, *((stored.size, stored.etag or stored.mtime_ns) if stored else (0, 0))]
 
 
 def _spread(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], window: int = 16) -> Iterator[R]:
@@ -490,7 +484,8 @@ def _clone(target: _Target, clone: Clone, pool: ThreadPoolExecutor, tally: Count
                 yield stored
 
     rest = untouched()
-    batches = iter(lambda: list(islice(rest, BATCH)), [])
+    size = BATCH if level.out.files.local is not None else 1
+    batches = iter(lambda: list(islice(rest, size)), [])
     for counts in _spread(pool, lambda batch: _clone_batch(level, batch, clone), batches):
         tally.update(counts)
     _sweep(target, kept)
@@ -499,62 +494,10 @@ def _clone(target: _Target, clone: Clone, pool: ThreadPoolExecutor, tally: Count
 
 def _clone_batch(level: _Level, batch: list[Stored], clone: Clone) -> Counter[str]:
     counts: Counter[str] = Counter()
-    for stored in batch:
-        there = level.out.files.stat(stored.key)
-        # A link shares size and time with its source, a copy is given the source's time.
-        if there is None or not stored.mtime_ns or there[1:] != (stored.size, stored.mtime_ns, ""):
-            how = _bring(level.source.files, Path(level.out.files.uri) / stored.key, stored, clone)
-            counts[how] += 1
-            counts["bytes"] += stored.size if how == "copied" else 0
+    for stored, how in bring(level.source.files, level.out.files, batch, clone):
+        counts[how] += 1
+        counts["bytes"] += stored.size if how == "copied" else 0
     return counts
-
-
-def _bring(source: Files, target: Path, stored: Stored, clone: Clone) -> str:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid4().hex}.partial")
-    try:
-        how = _into(source, temporary, stored, clone)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)  # a rename onto a link of the same file leaves both names
-    return how
-
-
-def _into(source: Files, target: Path, stored: Stored, clone: Clone) -> str:
-    origin = None if source.local is None else (source.local / stored.key).resolve()  # a link to a symlink would dangle
-    if origin is not None and clone != "copy" and _linked(origin, target, clone):
-        return "linked"
-    if origin is None:
-        target.write_bytes(source.read(stored.key) or b"")
-    elif clone != "auto" or not _reflinked(origin, target):
-        shutil.copyfile(origin, target)
-    if stored.mtime_ns:
-        os.utime(target, ns=(stored.mtime_ns, stored.mtime_ns))
-    return "copied"
-
-
-def _linked(origin: Path, target: Path, clone: Clone) -> bool:
-    try:
-        target.hardlink_to(origin)
-        return True
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES, errno.ENOSYS):
-            raise
-        if clone == "auto":
-            return False
-        raise VolumeError(
-            "chunks cannot be hard-linked",
-            where=f"{origin} to {target}",
-            why=str(error),
-            do="put the output on the source's file system, or say clone: auto or copy",
-        ) from error
-
-
-def _reflinked(origin: Path, target: Path) -> bool:
-    with suppress(OSError), origin.open("rb") as theirs, target.open("wb") as ours:
-        fcntl.ioctl(ours, FICLONE, theirs.fileno())
-        return True
-    return False
 
 
 def _sweep(target: _Target, kept: int) -> None:

@@ -1,28 +1,69 @@
-"""Run log: zmend/runs/<id>: what was asked for, on which machine, and everything that happened."""
+"""Run log: zmend/runs/<id>: what was asked for, on which machine, and everything that happened.
+
+On a disk the log is one file, log.jsonl, that grows line by line. An object cannot grow: on an object store it is
+log.00000.jsonl, log.00001.jsonl, ..., one every FLUSH_S while something happens, at once where it matters.
+"""
 
 from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from pipeline.attempts import OnEvent
 from pipeline.config import Config
+from pipeline.files import Files
 from pipeline.summary import environment
 
+FLUSH_S = 10.0  # what a killed run may lose of its log on an object store
+AT_ONCE = ("begin", "warning", "failure", "end")
 
-def logged(out: str, run_id: str, config: Config, on_event: OnEvent) -> OnEvent:
-    """Events go to the caller, and to zmend/runs/<id>/log.jsonl beside the configuration and the environment."""
-    folder = Path(out) / "zmend" / "runs" / run_id
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(config.model_dump_json(indent=1))
-    (folder / "environment.json").write_text(json.dumps(environment(), indent=1))
-    log = folder / "log.jsonl"
 
-    def tell(event: dict[str, Any]) -> None:
-        with log.open("a") as f:
-            f.write(json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **event}) + "\n")
-        on_event(event)
+def logged(out: str, run_id: str, config: Config, on_event: OnEvent) -> RunLog:
+    """A log that is written from now on."""
+    return RunLog(out, run_id, config, on_event)
 
-    return tell
+
+class RunLog:
+    """Events go to the caller, and into the store beside the configuration and the environment."""
+
+    def __init__(self, out: str, run_id: str, config: Config, on_event: OnEvent) -> None:
+        self.files = Files(f"{out}/zmend/runs/{run_id}")
+        self._config, self._on_event = config, on_event
+        self._begun, self._parts, self._flushed = False, 0, time.monotonic()
+        self._lines: list[str] = []
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._flush()
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """Note an event, and pass it on."""
+        if not self._begun:
+            self._begin()
+        self._lines.append(json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **event}) + "\n")
+        waited = time.monotonic() - self._flushed > FLUSH_S
+        if self.files.local is not None or waited or event["kind"] in AT_ONCE:
+            self._flush()
+        self._on_event(event)
+
+    def _begin(self) -> None:
+        self._begun = True
+        self.files.put("config.json", self._config.model_dump_json(indent=1).encode())
+        self.files.put("environment.json", json.dumps(environment(), indent=1).encode())
+
+    def _flush(self) -> None:
+        text, self._lines, self._flushed = "".join(self._lines), [], time.monotonic()
+        if not text:
+            return
+        if self.files.local is not None:
+            with (self.files.local / "log.jsonl").open("a") as file:
+                file.write(text)
+            return
+        self.files.put(f"log.{self._parts:05d}.jsonl", text.encode())
+        self._parts += 1

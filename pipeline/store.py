@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -45,6 +44,7 @@ SPREAD: Json = {
     "meaning": "standard deviation of the ensemble, in grey levels of 0..255 (of the recipe's intensity window), "
     "rounded up; 0 where nothing was restored, 255 is that or more",
 }
+DOCUMENTS = ("zarr.json", ".zarray", ".zattrs", ".zgroup")
 Mode = Literal["volume", "overlay"]
 
 
@@ -65,11 +65,12 @@ def create_output(
     that is there stays until `drop_uncertainty`.
     Raises VolumeError: something else is there, the store is of another source or grid, or `out` is a URL.
     """
-    path = _outside(out, source)
+    files = _outside(out, source)
     grid = _grid(source, chunk_yx, shard_yx)
-    if not _is_free(path) or not _build(path, source, mode, grid, extra, spread):
-        _check_grid(path, grid)
-        adopt(str(path), source, mode=mode, spread=spread)
+    build = _build if files.local is not None else _build_in_place
+    if not _is_free(files) or not build(files, source, mode, grid, extra, spread):
+        _check_grid(out, grid)
+        adopt(out, source, mode=mode, spread=spread)
 
 
 def adopt(out: str, source: Volume, *, mode: Mode, spread: bool = False) -> None:
@@ -77,8 +78,7 @@ def adopt(out: str, source: Volume, *, mode: Mode, spread: bool = False) -> None
 
     A store that has merged levels keeps them in either mode. Raises VolumeError for a store of another source.
     """
-    path = _outside(out, source)
-    files, said = Files(str(path)), _said(out)
+    files, said = _outside(out, source), _said(out)
     _check_source(files, said, source)
     levels = mode == "volume" or _document(files / "0") is not None
     overlay = open_overlay(out)
@@ -93,14 +93,15 @@ def adopt(out: str, source: Volume, *, mode: Mode, spread: bool = False) -> None
 
 def drop_uncertainty(out: str, source: Volume, *, mode: Mode) -> None:
     """Remove the spread from a store whose recipe no longer asks for it; no record may tell of its chunks any more."""
-    if (_local(out) / UNCERTAINTY).exists():
-        shutil.rmtree(_local(out) / UNCERTAINTY)
+    array = _at(out) / UNCERTAINTY
+    if array.names() is not None:
+        array.clear(last=("zarr.json", ".zarray"))  # what is half removed is an array still, and is removed again
         adopt(out, source, mode=mode)  # the labels' classes
 
 
 def misdescribed(out: str, source: Volume) -> list[str]:
     """The groups of a store whose OME attributes are not what they must be for this source."""
-    levels = _document(Files(str(_local(out))) / "0") is not None
+    levels = _document(_at(out) / "0") is not None
     due = {
         "": _attributes(source, levels, {}),
         "labels": labels_attributes(_version(source), ["synthetic"]),
@@ -119,12 +120,12 @@ def _holds(out: str, group: str, wanted: Json) -> bool:
 
 def open_overlay(out: str) -> Volume:
     """The overlay, to write. Raises VolumeError where there is no store."""
-    return Volume.open(f"{_local(out)}/{OVERLAY}", writable=True)
+    return Volume.open(_at(out).at(OVERLAY), writable=True)
 
 
 def open_labels(out: str, level: int = 0) -> Volume:
     """A level of the label image `synthetic`, to write. Raises VolumeError where there is no store, no such level."""
-    return Volume.open(f"{_local(out)}/{LABELS}/{level}", writable=True)
+    return Volume.open(_at(out).at(f"{LABELS}/{level}"), writable=True)
 
 
 def open_uncertainty(out: str) -> Volume:
@@ -136,7 +137,7 @@ def open_uncertainty(out: str) -> Volume:
             why="its recipe asks for none, or the array was deleted",
             do="set recipe.uncertainty, or run again: what was deleted is made again",
         )
-    array = Volume.open(f"{_local(out)}/{UNCERTAINTY}", writable=True)
+    array = Volume.open(_at(out).at(UNCERTAINTY), writable=True)
     raw = array.files.read("zarr.json")
     said = json.loads(raw)["attributes"] if raw else json.loads(array.files.read(".zattrs") or b"{}")
     if said.get("zmend", {}).get("grey_levels_per_count") != GREY_PER_COUNT:
@@ -151,24 +152,30 @@ def open_uncertainty(out: str) -> Volume:
 
 def has_uncertainty(out: str) -> bool:
     """Whether the store tells the spread of an ensemble."""
-    return _document(Files(str(_local(out))) / UNCERTAINTY) is not None
+    return _document(_at(out) / UNCERTAINTY) is not None
 
 
 def open_merged(out: str) -> Volume:
     """The merged volume at the mended level, to read. Raises VolumeError where there is none."""
-    if _document(Files(str(_local(out))) / "0") is None:
+    if _document(_at(out) / "0") is None:
         raise VolumeError("there is no merged volume", where=out, why="overlay only", do="run zmend merge")
-    return Volume.open(f"{_local(out)}/0")
+    return Volume.open(_at(out).at("0"))
 
 
 def overlay_grain(out: str) -> ZYX | None:
     """What one writer owns of the overlay that is there: (z, y, x) voxels; None where there is no store yet."""
-    return None if _is_free(_local(out)) else open_overlay(out).grain
+    return None if _is_free(_at(out)) else open_overlay(out).grain
+
+
+def is_store(out: str) -> bool:
+    """Whether a store was made here."""
+    files = _at(out)
+    return _is_whole(files) and (files / OVERLAY).names() is not None
 
 
 def read_attrs(out: str) -> Json:
     """The store's group attributes: `zmend`, and the OME part. Raises VolumeError where there is no group."""
-    files = Files(str(_local(out)))
+    files = _at(out)
     raw = files.read("zarr.json") or files.read(".zgroup")
     if raw is None:
         raise VolumeError("there is no zmend store here", where=files.uri, do="check `output`, or start with zmend run")
@@ -182,22 +189,25 @@ def update_attrs(out: str, *, zmend: Json) -> None:
     """Set keys of the attribute `zmend`; readers see all of it or nothing. One process at a time."""
     attributes = read_attrs(out)
     attributes["zmend"] = attributes.get("zmend", {}) | zmend
-    files = Files(str(_local(out)))
+    files = _at(out)
     _put_group(files, 2 if files.read("zarr.json") is None else 3, attributes)
 
 
 # --- making
 
 
-def _build(path: Path, source: Volume, mode: Mode, grid: dict[str, Any], extra: Json, spread: bool) -> bool:
+def _build(files: Files, source: Volume, mode: Mode, grid: dict[str, Any], extra: Json, spread: bool) -> bool:
     """Build under another name and rename: never a half-made store. False where someone else was faster."""
+    path = files.local
+    assert path is not None
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.partial")
     try:
-        _fill(Files(str(temporary)), source, mode, grid, extra, spread)
+        aside = Files(str(temporary))
+        _put_group(aside, source.zarr_format, _fill(aside, source, mode, grid, extra, spread))
         temporary.rename(path)
     except OSError:
-        if _is_free(path):
+        if _is_free(files):
             raise
         return False
     finally:
@@ -206,14 +216,27 @@ def _build(path: Path, source: Volume, mode: Mode, grid: dict[str, Any], extra: 
     return True
 
 
-def _fill(files: Files, source: Volume, mode: Mode, grid: dict[str, Any], extra: Json, spread: bool) -> None:
+def _build_in_place(files: Files, source: Volume, mode: Mode, grid: dict[str, Any], extra: Json, spread: bool) -> bool:
+    """On an object store: the group's own document, without which there is no store, comes last. Killed before, what
+    lies there is metadata alone, and is made anew. False where someone else was faster."""
+    for key in [s.key for s in files.walk() if s.key.rpartition("/")[2] in DOCUMENTS]:
+        files.delete(key)
+    attributes = _fill(files, source, mode, grid, extra, spread)
+    name, body = _group(source.zarr_format, attributes)
+    if source.zarr_format == 2:
+        files.put(".zattrs", json.dumps(attributes, indent=2).encode())
+    return files.create(name, body)
+
+
+def _fill(files: Files, source: Volume, mode: Mode, grid: dict[str, Any], extra: Json, spread: bool) -> Json:
+    """Make all but the group itself, whose attributes are returned."""
     form, levels = source.zarr_format, mode == "volume"
     _put_group(files / "zmend", form, {})
     _put_group(files / "labels", form, labels_attributes(_version(source), ["synthetic"]))
     _put_group(files / LABELS, form, _label_attributes(source, levels, spread))
     _put_arrays(files, source, levels, grid, spread)
     zmend = {"schema": SCHEMA, "source": _about(source), **extra}
-    _put_group(files, form, _attributes(source, levels, zmend))
+    return _attributes(source, levels, zmend)
 
 
 def _put_arrays(files: Files, source: Volume, levels: bool, grid: dict[str, Any], spread: bool) -> None:
@@ -246,13 +269,19 @@ def _put_level(files: Files, level: Volume, names: list[str]) -> None:
 
 
 def _put_group(files: Files, form: int, attributes: Json) -> None:
-    if form == 3:
-        doc = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-        files.put("zarr.json", json.dumps(doc, indent=2).encode())
-        return
-    files.put(".zattrs", json.dumps(attributes, indent=2).encode())
-    if files.read(".zgroup") is None:
-        files.put(".zgroup", b'{"zarr_format": 2}')
+    name, body = _group(form, attributes)
+    if form == 2:
+        files.put(".zattrs", json.dumps(attributes, indent=2).encode())
+    if form == 3 or files.read(name) is None:
+        files.put(name, body)
+
+
+def _group(form: int, attributes: Json) -> tuple[str, bytes]:
+    """The document that makes a group, its name and its text; of Zarr v2 the attributes lie beside it."""
+    if form == 2:
+        return ".zgroup", b'{"zarr_format": 2}'
+    doc = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+    return "zarr.json", json.dumps(doc, indent=2).encode()
 
 
 def _image(source: Volume) -> Image:
@@ -300,33 +329,47 @@ def _grid(source: Volume, chunk: int, shard: int | None) -> dict[str, Any]:
 # --- checking
 
 
-def _local(out: str) -> Path:
-    files = Files(out) if "://" not in out or out.startswith("file://") else None
-    if files is None or files.local is None:
+def _at(out: str) -> Files:
+    """Where a store lies. Raises VolumeError where none can."""
+    files = Files(out)
+    if files.local is None and files.bucket is None:
         raise VolumeError(
-            "outputs on object stores are not supported yet",
+            "outputs go to a folder or to an S3 bucket",
             where=out,
-            do="name a local folder (NFS and Lustre are fine), and copy the finished store",
+            why="of other places it is not known whether they create an object only where there is none",
+            do="name a local folder (NFS and Lustre are fine) or s3://bucket/key",
         )
-    return files.local
+    return files
 
 
-def _outside(out: str, source: Volume) -> Path:
-    """The path of `out`, which must not touch the source's."""
-    path = _local(out)
-    mine, theirs = path.resolve(), source.root.local and source.root.local.resolve()
-    if theirs is not None and (theirs == mine or mine in theirs.parents or theirs in mine.parents):
+def _outside(out: str, source: Volume) -> Files:
+    """Where `out` lies, which must not touch the source's place."""
+    files = _at(out)
+    if files.overlaps(source.root):
         raise VolumeError(
             "the output lies in the source, or the source in the output",
-            where=f"output {path}, source {source.uri}",
+            where=f"output {files.uri}, source {source.uri}",
             why="the source is never written",
             do="name another output",
         )
-    return path
+    return files
 
 
-def _is_free(path: Path) -> bool:
-    return not path.exists() or (path.is_dir() and next(path.iterdir(), None) is None)
+def _is_free(files: Files) -> bool:
+    """Whether nothing lies there, or what a maker on an object store was killed over: `zmend` comes first there."""
+    if files.local is not None:
+        return not files.local.exists() or files.names() == []
+    return files.names() is None or (not _is_whole(files) and _half_made(files))
+
+
+def _is_whole(files: Files) -> bool:
+    """Whether the group has its document. Locally a store appears whole, and one that lost it is a store still."""
+    return files.local is not None or (files.stat("zarr.json") or files.stat(".zgroup")) is not None
+
+
+def _half_made(files: Files) -> bool:
+    zmend = files / "zmend"
+    return (zmend.stat("zarr.json") or zmend.stat(".zgroup")) is not None and "records" not in (zmend.names() or ())
 
 
 def _document(files: Files) -> bytes | None:
@@ -371,14 +414,14 @@ def _check_source(files: Files, said: Json, source: Volume) -> None:
         )
 
 
-def _check_grid(path: Path, grid: dict[str, Any]) -> None:
-    _said(str(path))
-    overlay = open_overlay(str(path))
+def _check_grid(out: str, grid: dict[str, Any]) -> None:
+    _said(out)
+    overlay = open_overlay(out)
     wanted = grid["chunks"], grid["shards"] or grid["chunks"]
     if (overlay.chunks, overlay.grain) != wanted:
         raise VolumeError(
             f"the store's overlay has chunks {overlay.chunks}, shards {overlay.grain}; asked for {wanted}",
-            where=str(path),
+            where=overlay.uri,
             why="slabs are whole shards of the overlay, and it is made once",
             do="keep the sizes that the store was made with, or name another output",
         )

@@ -6,11 +6,11 @@ import os
 import platform
 from collections import Counter
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from pipeline.blend import RESTORED, UNCERTAIN
 from pipeline.certificate import brief
+from pipeline.files import Files
 from pipeline.job import current_plan
 from pipeline.ledger import Ledger
 from pipeline.lock import holder
@@ -22,8 +22,9 @@ def summarise(plan: Plan, ledger: Ledger, run_id: str, out: str, moved: Counter[
     """The final word of a run, in a stable form."""
     done = quarantined = voxels = uncertain = 0
     left: list[dict[str, Any]] = []
+    finished = ledger.ids()
     for slab in plan.slabs:
-        if not ledger.has(slab.id):
+        if slab.id not in finished:
             continue
         record = ledger.get(slab.id)
         quarantined += record["status"] == "quarantined"
@@ -59,7 +60,7 @@ def _by_run(left: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def status(out: str) -> dict[str, Any]:
     """How far the plan in force has come. Raises PlanChangedError where no run has begun."""
     plan, ledger = current_plan(out), Ledger(out)
-    began = sorted(p.name for p in (Path(out) / "zmend" / "runs").glob("*"))
+    began = (Files(out) / "zmend/runs").names()
     found = summarise(plan, ledger, began[-1] if began else "", out, Counter(), 0.0)
     waiting = len(plan.slabs) - found["done"] - found["quarantined"]
     left_out = ("bytes_read", "bytes_written", "seconds")

@@ -22,24 +22,43 @@ from numpy.typing import DTypeLike, NDArray
 from zarr.abc.store import ByteRequest, Store
 from zarr.codecs import ZstdCodec
 from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.storage import FsspecStore, LocalStore, WrapperStore
+from zarr.storage import FsspecStore, LocalStore, ObjectStore, WrapperStore
 
 from pipeline.box import ZYX, Box
 from pipeline.errors import MisalignedWriteError, VolumeError
-from pipeline.files import Files, Stored, web_error
+from pipeline.files import Files, in_words
 from pipeline.locate import layout_of, locate, node_at
+from pipeline.objects import Stored
 from pipeline.ome import ZYX_NAMES, Image, Json, Voxel, nm_text
 
 Voxels = NDArray[Any]  # uint8 or uint16, (z, y, x)
 DAMAGE = (gzip.BadGzipFile,)  # an OSError that is no trouble with the disk or the network
+MOST_BYTES = 4 << 30  # of one PUT; S3 takes 5 GiB
 NOWHERE = 2**64 - 1  # what the index of a shard says of an inner chunk that is not there
 
 
 def _zarr_store(files: Files, *, writable: bool) -> Store:
-    """The folder as zarr knows it."""
+    """The folder as zarr knows it, or the bucket that it is in."""
     if files.local is not None:
         return LocalStore(files.local, read_only=not writable)
+    if files.bucket is not None:
+        return _Whole(files.bucket.store, read_only=not writable)
     return FsspecStore.from_url(files.uri, storage_options={"use_listings_cache": False}, read_only=not writable)
+
+
+def _path(files: Files) -> str:
+    """Where in the store of `_zarr_store` the array is."""
+    return files.bucket.prefix if files.bucket is not None else ""
+
+
+class _Whole(ObjectStore[Any]):
+    """A bucket in which every object is written by one PUT, which is whole or not at all and leaves no parts behind."""
+
+    async def set(self, key: str, value: Buffer) -> None:
+        import obstore  # in the extra `remote`
+
+        self._check_writable()
+        await obstore.put_async(self.store, key, value.as_buffer_like(), chunk_size=MOST_BYTES)
 
 
 class _Counted(WrapperStore[Store]):
@@ -140,6 +159,7 @@ class Volume:
         ours = ({} if voxel_nm is None else {"voxel_nm": list(voxel_nm)}) | (about or {})
         zarr.create_array(
             _zarr_store(files, writable=True),
+            name=_path(files),
             shape=shape,
             dtype=np.dtype(dtype),
             chunks=chunks,
@@ -186,7 +206,7 @@ class Volume:
 
     def _open(self, store: Any, mode: Literal["r", "r+"]) -> tuple[Any, Any]:
         try:
-            array = zarr.open_array(store, mode=mode, zarr_format=self.layout.zarr_format)
+            array = zarr.open_array(store, path=_path(self.files), mode=mode, zarr_format=self.layout.zarr_format)
             # A black chunk is data and must not look absent. open_array(config=...) would ignore this, silently.
             array = array.with_config({"write_empty_chunks": True})
         except (ValueError, TypeError, KeyError) as error:
@@ -252,7 +272,7 @@ class Volume:
         return np.ascontiguousarray(stored.transpose(axes).reshape(box.shape), dtype=self.dtype)
 
     def _failed(self, box: Box, error: Exception) -> NoReturn:
-        error = web_error(error, self.files.uri)
+        error = in_words(error, self.files.uri)
         if isinstance(error, (OSError, MemoryError, VolumeError)) and not isinstance(error, DAMAGE):
             raise error
         for chunk in box.cells(self.chunks):
@@ -375,7 +395,10 @@ class Volume:
             )
         axes = [self._order.index(d) for d in self.layout.dims]
         extra = (1,) * (len(axes) - 3)
-        self._writer[self._slices(box)] = data.reshape(extra + data.shape).transpose(axes)
+        try:
+            self._writer[self._slices(box)] = data.reshape(extra + data.shape).transpose(axes)
+        except Exception as error:
+            raise in_words(error, self.files.uri, "write") from error
         back = self.read(box)
         if not np.array_equal(back, data):
             raise VolumeError(

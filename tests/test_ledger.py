@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import StoreLockedError, UnfitError
-from pipeline.ledger import Ledger, create, replace
+from pipeline.files import Files
+from pipeline.ledger import Ledger
 from pipeline.lock import StoreLock
 
 
@@ -50,18 +51,30 @@ def test_retired_records_become_history_and_the_slab_is_pending_again(tmp_path: 
     ledger.commit({"slab": "ab12", "chunks": []})
     ledger.retire({"ab12"})
     assert not ledger.has("ab12")
-    ((path, record),) = ledger.retiring()
+    ((name, record),) = ledger.retiring()
     assert record["slab"] == "ab12"
-    ledger.finish_retiring(path, "run1")
+    ledger.finish_retiring(name, "run1")
     assert not list(ledger.retiring())
-    assert (ledger.folder / "retired" / "ab12.run1.json").exists()
+    assert ledger.files.stat("retired/ab12.run1.json")
     assert ledger.commit({"slab": "ab12", "chunks": []}), "it may be made again"
 
 
-def test_replace_is_whole(tmp_path: Path) -> None:
-    path = tmp_path / "x.json"
-    replace(path, "1")
-    replace(path, "2")
+def test_a_record_that_a_kill_left_in_both_places_is_not_in_force(tmp_path: Path) -> None:
+    """An object store moves by copy and delete."""
+    ledger = Ledger(str(tmp_path))
+    ledger.commit({"slab": "ab12", "chunks": []})
+    raw = ledger.files.read(ledger.key("ab12"))
+    assert raw
+    ledger.files.put("retiring/ab12.json", raw)
+    ledger.retire(set())
+    assert not ledger.ids()
+    assert [name for name, _ in ledger.retiring()] == ["ab12.json"]
+
+
+def test_keep_is_whole(tmp_path: Path) -> None:
+    path, files = tmp_path / "x.json", Files(str(tmp_path))
+    files.keep("x.json", b"1")
+    files.keep("x.json", b"2")
     assert path.read_text() == "2"
     assert os.listdir(tmp_path) == ["x.json"]
 
@@ -72,7 +85,7 @@ def test_a_file_system_without_links_is_named(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(os, "link", refuse)
     with pytest.raises(UnfitError, match="no hard links") as e:
-        create(tmp_path / "r.json", "{}")
+        Files(str(tmp_path)).create("r.json", b"{}")
     assert "zmend doctor" in e.value.do
     assert not os.listdir(tmp_path)
 

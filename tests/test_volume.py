@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -394,13 +395,26 @@ def test_file_addresses_are_paths(stores: dict[str, str]) -> None:
 
 def test_addresses_that_this_machine_cannot_open(monkeypatch: pytest.MonkeyPatch) -> None:
     def lacking(*args: object, **kwargs: object) -> None:
-        raise ImportError("Install s3fs to access S3")
+        raise ImportError("Install gcsfs to access Google Cloud Storage")
 
     with pytest.raises(VolumeError, match="not known"):
         Volume.open("nothing://a/b")
     monkeypatch.setattr(fsspec, "url_to_fs", lacking)
-    with pytest.raises(VolumeError, match=r"zmend\[remote\]"):
+    with pytest.raises(VolumeError, match="cannot open such addresses"):
+        Volume.open("gs://bucket/v")
+    monkeypatch.delitem(sys.modules, "pipeline.bucket", raising=False)
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(VolumeError, match="cannot open such addresses") as e:
         Volume.open("s3://bucket/v")
+    assert "zmend[remote]" in e.value.do
+
+
+def test_an_address_that_holds_a_password_is_refused_and_not_repeated() -> None:
+    for uri in ("s3://AKIA1:topsecret@bucket/v", "http://me:topsecret@host/v"):
+        with pytest.raises(VolumeError, match="must not hold a password") as e:
+            Volume.open(uri)
+        assert "topsecret" not in str(e.value)
+        assert "AWS_SECRET_ACCESS_KEY" in e.value.do
 
 
 # --- what is no volume

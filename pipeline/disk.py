@@ -1,0 +1,146 @@
+"""Disk: objects as files below a folder. Links and renames, never flock: NFS and Lustre lie about it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+from pipeline.errors import UnfitError
+from pipeline.objects import Stored
+
+ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+
+
+class Disk:
+    """The files below a folder. What is written appears whole or not at all: written aside, then renamed or linked."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._durable: set[Path] = set()  # folders whose own entry is known to be on the disk
+
+    def _at(self, key: str) -> str:
+        return f"{self.root}/{key}" if key else str(self.root)
+
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes | None:
+        try:
+            with Path(self._at(key)).open("rb") as file:
+                file.seek(start)
+                return file.read() if stop is None else file.read(stop - start)
+        except ABSENT:
+            return None
+
+    def stat(self, key: str) -> Stored | None:
+        try:
+            found = os.stat(self._at(key))  # noqa: PTH116  (a Path costs more than the system call)
+        except ABSENT:
+            return None
+        return Stored(key, found.st_size, found.st_mtime_ns, "")
+
+    def put(self, key: str, data: bytes) -> None:
+        path, aside = self._aside(key, data)
+        try:
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def create(self, key: str, data: bytes) -> bool:
+        path, aside = self._aside(key, data)
+        try:
+            os.link(aside, path)
+        except FileExistsError:
+            return False
+        except OSError as e:
+            raise UnfitError(
+                "the file system has no hard links",
+                where=str(path),
+                why=str(e),
+                do="put the output on a POSIX file system; `zmend doctor PATH` tests one",
+            ) from e
+        finally:
+            aside.unlink()
+        _fsync(path.parent)
+        return True
+
+    def swap(self, key: str, old: bytes, new: bytes) -> bool:
+        path = Path(self._at(key))
+        stale = path.with_name(f".{path.name}.stale.{uuid4().hex}.partial")
+        with suppress(FileNotFoundError):
+            path.rename(stale)
+            try:
+                if stale.read_bytes() != old:  # another was faster, and this is its fresh one
+                    os.link(stale, path)
+                    return False
+            finally:
+                stale.unlink()
+            return self.create(key, new)
+        return False
+
+    def _aside(self, key: str, data: bytes) -> tuple[Path, Path]:
+        """The path of a key, and a durable file beside it that holds the data."""
+        path = Path(self._at(key))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{uuid4().hex}.partial")
+        try:
+            with aside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+        return path, aside
+
+    def delete(self, key: str) -> None:
+        Path(self._at(key)).unlink(missing_ok=True)
+
+    def move(self, key: str, to: str) -> None:
+        target = Path(self._at(to))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Path(self._at(key)).rename(target)
+
+    def clear(self, last: Iterable[str] = ()) -> None:
+        shutil.rmtree(self.root)
+
+    def sync(self, keys: Iterable[str]) -> None:
+        paths = [self.root / k for k in keys]
+        parents = {p.parent for p in paths}
+        above = {f for p in parents for f in p.parents if f.is_relative_to(self.root)} - self._durable
+        for path in (*paths, *parents, *above):
+            _fsync(path)
+        self._durable |= above
+
+    def names(self) -> list[str] | None:
+        return sorted(p.name for p in self.root.iterdir()) if self.root.is_dir() else None
+
+    def walk(self) -> Iterator[Stored]:
+        return _scan(str(self.root), "")
+
+    def sweep(self) -> int:
+        """Remove what writers that were killed left half-made; returns how many."""
+        orphans = list(self.root.rglob("*.partial"))
+        for path in orphans:
+            path.unlink(missing_ok=True)
+        return len(orphans)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _scan(root: str, below: str) -> Iterator[Stored]:
+    with os.scandir(f"{root}/{below}") as entries:
+        found = sorted(entries, key=lambda e: e.name)
+    for entry in found:
+        if entry.is_dir():
+            yield from _scan(root, f"{below}{entry.name}/")
+        else:
+            stat = entry.stat()
+            yield Stored(below + entry.name, stat.st_size, stat.st_mtime_ns, "")
