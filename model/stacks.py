@@ -72,19 +72,22 @@ def read(folder: Path, name: str, entry: Entry) -> dict[str, Array]:
     if not path.is_file():
         raise StackError(f"manifest.json says that stack {name!r} lies in {path}, where there is no file")
     try:
-        found = np.load(path)  # allow_pickle is off: an array of objects is refused
-        if not isinstance(found, np.lib.npyio.NpzFile):
-            _refuse(path, "it is a single array, not an npz", "save it with np.savez(path, raw=array)")
-        with found as arrays:
-            if "raw" not in arrays:
-                _refuse(path, f"it has no array 'raw' but {arrays.files}", "save it with np.savez(path, raw=array)")
-            read = {key: arrays[key] for key in ("raw", "membranes") if key in arrays}
+        with path.open("rb") as file:
+            arrays = _arrays(path, np.load(file))  # allow_pickle is off: an array of objects is refused
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
         if isinstance(error, StackError):
             raise
         raise StackError(f"{path} cannot be read ({error}): it is damaged or no npz; copy or save it again") from error
-    _check(path, read)
-    return read
+    _check(path, arrays)
+    return arrays
+
+
+def _arrays(path: Path, found: Any) -> dict[str, Array]:
+    if not isinstance(found, np.lib.npyio.NpzFile):
+        _refuse(path, "it is a single array, not an npz", "save it with np.savez(path, raw=array)")
+    if "raw" not in found:
+        _refuse(path, f"it has no array 'raw' but {found.files}", "save it with np.savez(path, raw=array)")
+    return {key: found[key] for key in ("raw", "membranes") if key in found}
 
 
 def _check(path: Path, arrays: Mapping[str, Array]) -> None:
