@@ -426,32 +426,46 @@ def test_the_command_line_must_say_one_thing(args: list[str], words: str) -> Non
 def test_training_is_handed_the_lessons_and_every_other_option(
     own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seen: list[str] = []
-    monkeypatch.setattr(cli, "_hand_over", lambda verb, module, args: seen.extend([verb, module, *args]) or 75)
+    seen: list[list[str]] = []
+    monkeypatch.setattr(cli, "_hand_over", lambda verb, module, args: seen.append([verb, module, *args]) or 75)
     state = str(own / "s")
     own_options = ["--volume", f"{own}/raw.zarr", "--flags", f"{own}/flags.csv", "--megavoxels", "9"]
     assert run(*own_options, "--steps", "7", "--state", state, "--crop", "64", "--export", "w.safetensors") == 75
-    assert seen == ["train", "model.train", "--data", f"{state}/lessons", "--state", state, "--crop", "64", "--seed", "0",
-                    "--steps", "7", "--export", "w.safetensors"]  # fmt: skip
+    options = ["--state", state, "--crop", "64", "--seed", "0", "--steps", "7", "--export", "w.safetensors"]
+    assert seen == [
+        ["train", "model.train", "--data", "", *options, "--check"],
+        ["train", "model.train", "--data", f"{state}/lessons", *options],
+    ]
     said = capsys.readouterr().err
     assert "boxes of intact sections" in said and f"kept for validation: {state}/lessons" in said
     seen.clear()
     assert run("--data", "stacks", "--minutes", "3", "--only", "a", "b") == 75
-    assert seen == [
-        "train",
-        "model.train",
-        "--data",
-        "stacks",
-        "--crop",
-        "128",
-        "--seed",
-        "0",
-        "--minutes",
-        "3",
-        "--only",
-        "a",
-        "b",
-    ]
+    options = ["--crop", "128", "--seed", "0", "--minutes", "3", "--only", "a", "b"]
+    assert seen == [["train", "model.train", "--data", "stacks", *options]]
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        (["--preset", "foo"], 2, "argument --preset: invalid choice: 'foo'"),
+        (["--stepz", "3"], 2, "unrecognized arguments: --stepz 3"),
+        (["--crop", "100"], 3, "--crop 100 must be a multiple of 16 and at least 64"),
+        (["--rate", "2"], 3, "--rate 2 must be above 0"),
+        (["--device", "foo"], 3, "device 'foo' is unknown; the devices are cpu, cuda"),
+        (["--from", "defalt"], 3, "weights 'defalt': no such file, and no shipped weights of that name (shipped: default"),
+    ],
+)
+def test_options_of_training_are_looked_at_before_lessons_are_taken(
+    own: Path, capsys: pytest.CaptureFixture[str], change: list[str], code: int, words: str
+) -> None:
+    state = own / "s"
+    try:
+        found = run("--volume", f"{own}/raw.zarr", "--state", str(state), *change)
+        said = capsys.readouterr().err
+    except InputError as e:
+        found, said = e.exit_code, str(e)
+    assert found == code and words in said
+    assert not state.exists()
 
 
 def test_help_shows_commands_that_run_and_the_options_of_training(tmp_path: Path) -> None:
@@ -465,14 +479,15 @@ def test_help_shows_commands_that_run_and_the_options_of_training(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_weights_learnt_from_a_volume_mend_it(tmp_path: Path, tissue: np.ndarray) -> None:
+@pytest.mark.parametrize("start", [[], ["--from", "default"]], ids=["scratch", "tuned"])
+def test_weights_learnt_from_a_volume_mend_it(start: list[str], tmp_path: Path, tissue: np.ndarray) -> None:
     """The user's whole way: train on what is intact, resume, export, and restore the missing section with it."""
     raw = tissue[:24].copy()
     raw[16] = 0
     save(tmp_path / "raw.zarr", raw, (8, 64, 64))
     (tmp_path / "flags.csv").write_text("z_start,z_stop,class\n16,17,missing\n")
     train = ["train", "--volume", "raw.zarr", "--flags", "flags.csv", "--state", "s", "--crop", "64", "--batch", "2",
-             "--steps", "2", "--threads", "1", "--licence", "CC0"]  # fmt: skip
+             "--steps", "2", "--threads", "1", "--licence", "CC0", *start]  # fmt: skip
     body = {
         "volume": {"path": "raw.zarr"}, "flags": "flags.csv", "output": {"path": "mended.zarr", "chunk_px": 128},
         "recipe": {"weights": "mine.safetensors", "steps": 2}, "site": {"workers": 0, "threads": 1, "slab_px": 256},
@@ -487,6 +502,7 @@ def test_weights_learnt_from_a_volume_mend_it(tmp_path: Path, tissue: np.ndarray
         out, err = process.communicate(timeout=250)
         assert process.returncode == 0, f"{args}\n{out}{err}"
     assert json.loads(out)["voxels_restored"] == raw[16].size
-    assert "CC0" in json.loads((tmp_path / "mine.json").read_text())["licence"]
+    card = json.loads((tmp_path / "mine.json").read_text())
+    assert "CC0" in card["licence"] and ("CC BY-NC-SA" in card["licence"]) == bool(start), "the parent's terms bind"
     made = voxels(tmp_path / "mended.zarr")
     assert made[16].std() > 0 and np.array_equal(np.delete(made, 16, 0), np.delete(raw, 16, 0))
