@@ -1,6 +1,6 @@
 """Lessons: what training learns from a volume: boxes of its intact sections. Nobody has to label anything.
 
-    boxes to take, in order (pure) -> read, look, grey scale -> STATE/lessons/NAME.npz and manifest.json
+    boxes to take, in order (columns) -> read, look, grey scale -> STATE/lessons/NAME.npz and manifest.json
 
 A section of a box is intact where no flag touches it, no chunk under it is absent and it is not mostly one grey. The
 lessons appear whole or not at all, and are bound to what they were taken from: training that resumes sees the same.
@@ -15,16 +15,15 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline import flagfile
 from pipeline.blend import to_unit
-from pipeline.box import ZYX, Box
+from pipeline.box import Box
+from pipeline.columns import DEPTH, EDGES, LEAST, U8, Intact, Mask, choose, kept, textured
 from pipeline.errors import FlagError, InputError, UnfitError, VolumeError
 from pipeline.files import Files
 from pipeline.flags import Flags
@@ -35,20 +34,8 @@ from pipeline.plan import runs
 from pipeline.recipe import digest
 from pipeline.volume import Volume
 
-U8 = NDArray[np.uint8]
-Mask = NDArray[np.bool_]
-Intact = Callable[[Box], Mask]  # column -> (sections,): which of them may be learnt from
-
 SCHEMA = "zmend-lessons/1"
-LEAST = 7  # sections: two clean ones, a gap of up to three, two clean ones, as training cuts its windows
-DEPTH = 12  # sections of a box, if there are as many
-SLOT = 96  # sections of a column; a run is not followed beyond it
-EDGES = (512, 384, 256, 192, 128)  # px of a box: the first that leaves ENOUGH boxes, and twice the crop each
-ENOUGH = 16
-LOOKS = 4096  # columns that are looked at, at least, before the volume counts as having nothing more
-KEPT = 8  # one box of so many is kept for validation
 NOT_STATED = "the owner's own data; not stated"
-BLANK = (2, 0.5)  # a section is background where more than half of it lies within 2 of 255 greys of its median
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,78 +59,6 @@ class Request:
             "flags": flags.digest, "intensity": self.intensity, "megavoxels": self.megavoxels, "crop": self.crop,
             "seed": self.seed, "licence": self.licence,
         }  # fmt: skip
-
-
-# ---- which boxes: pure
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """A volume cut evenly into columns, with nothing left over."""
-
-    spans: tuple[tuple[tuple[int, int], ...], ...]  # of z, y and x
-
-    @staticmethod
-    def of(shape: ZYX, crop: int) -> Columns:
-        boxes = max(1, shape[0] // DEPTH)
-        edges = [e for e in EDGES if e >= 2 * crop] or [2 * crop]
-        parts = [[max(1, min(round(n / e), n // crop)) for n in shape[1:]] for e in edges]
-        y, x = next(((y, x) for y, x in parts if boxes * y * x >= ENOUGH), parts[-1])
-        return Columns((_cut(0, shape[0], max(1, shape[0] // SLOT)), _cut(0, shape[1], y), _cut(0, shape[2], x)))
-
-    def __len__(self) -> int:
-        z, y, x = map(len, self.spans)
-        return z * y * x
-
-    def __getitem__(self, number: int) -> Box:
-        rest, x = divmod(number, len(self.spans[2]))
-        z, y = divmod(rest, len(self.spans[1]))
-        (z0, z1), (y0, y1), (x0, x1) = self.spans[0][z], self.spans[1][y], self.spans[2][x]
-        return Box((z0, y0, x0), (z1, y1, x1))
-
-
-def _cut(start: int, stop: int, parts: int) -> tuple[tuple[int, int], ...]:
-    """A range in so many parts of equal length, give or take one."""
-    ends = [start + (stop - start) * i // parts for i in range(parts + 1)]
-    return tuple(pairwise(ends))
-
-
-def boxes_of(column: Box, intact: Mask) -> list[Box]:
-    """The runs of intact sections of a column, cut into boxes of LEAST sections or more, about DEPTH."""
-    first = column.start[0]
-    spans = ((a, b, min(-(-(b - a) // DEPTH), (b - a) // LEAST)) for a, b in runs(np.flatnonzero(intact).tolist()))
-    return [column.with_z(first + c, first + d) for a, b, parts in spans if parts for c, d in _cut(a, b, parts)]
-
-
-def choose(shape: ZYX, crop: int, seed: int, wanted: int, intact: Intact) -> Iterator[Box]:
-    """Boxes to learn from, in the order to take them; the same for the same arguments, and no two share a voxel.
-
-    Columns come in random order with a box each, then again with their second, and so on: so the first few boxes
-    already come from all over the volume, and a small volume is used up.
-    """
-    columns, rng = Columns.of(shape, crop), np.random.default_rng([seed, 5])
-    looks = min(len(columns), max(LOOKS, KEPT * wanted))
-    waiting: list[list[Box]] = []
-    for number in rng.choice(len(columns), looks, replace=False).tolist():
-        column = columns[number]
-        boxes = boxes_of(column, intact(column))
-        if boxes:
-            waiting.append([boxes[i] for i in rng.permutation(len(boxes))])
-            yield waiting[-1].pop()
-    while waiting := [w for w in waiting if w]:
-        yield from (w.pop() for w in waiting)
-
-
-def textured(grey: U8) -> tuple[int, int]:
-    """The longest run of sections of a box (z, y, x) that are not mostly one grey; (0, 0) where there is none."""
-    off = [np.abs(section - np.median(section)) for section in grey.astype(np.float32)]
-    good = [i for i, section in enumerate(off) if (section <= BLANK[0]).mean() <= BLANK[1]]
-    return max(runs(good), key=lambda r: r[1] - r[0], default=(0, 0))
-
-
-def kept(count: int) -> int:
-    """How many of so many boxes, the last ones along z, are kept for validation."""
-    return count // KEPT or int(count >= KEPT // 2)
 
 
 # ---- taking them

@@ -21,9 +21,10 @@ from model import data
 from pipeline import cli, lessons
 from pipeline.blend import to_unit
 from pipeline.box import Box
+from pipeline.columns import LEAST, Columns, boxes_of, choose, kept, textured
 from pipeline.errors import InputError, UnfitError, UsageError
 from pipeline.intensity import measure
-from pipeline.lessons import LEAST, Columns, Request, boxes_of, choose, kept, take, textured
+from pipeline.lessons import Request, take
 from pipeline.phantom import phantom
 from pipeline.volume import Volume
 from tests.jobs import NM, ROOT, command, save, tree, voxels
