@@ -8,15 +8,19 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
-from pipeline.attempts import Attempts, OnEvent
-from pipeline.cluster import connect
+from pipeline.attempts import Attempts, Failure, OnEvent, Verdict
+from pipeline.cluster import connect, workers
 from pipeline.errors import UnfitError
+from pipeline.flight import Flight
+from pipeline.pace import Pace
 from pipeline.plan import Slab
+from pipeline.queue import Queue
 from pipeline.site import Site
 
-WINDOW = 3  # slabs in flight per worker: two at work, one waiting; a stop has no more than these to finish
-ALONE_S = 60.0  # without any worker; a nanny gives up on one that dies again and again
-POLL_S = 0.01
+TICK_S = 0.5  # how often, at least, one looks at what no slab tells: workers, stops, slabs that are late
+LOOK_S = 1.0  # how often workers are counted and named
+
+Task = Callable[[list[Any]], dict[str, Any]]
 
 
 class Crew:
@@ -34,73 +38,94 @@ class Crew:
     ) -> None:
         self._ends.close()
 
-    def work(self, todo: Iterable[Slab], task: Callable[[list[Any]], dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def work(self, todo: Iterable[Slab], task: Task, attempts: Attempts) -> Iterator[dict[str, Any]]:
         """What the task makes of each slab's row, as it comes; nothing new is begun once asked to stop.
 
-        Raises what trying again cannot mend, and for what failed too often.
+        `todo` is drawn from as the work goes on. Slabs that failed for good are in `attempts.given_up`; raises what
+        trying again cannot mend, and where nothing succeeded.
         """
-        attempts = Attempts(self.site.attempts, self.tell)
-        yield from self._here(todo, task, attempts) if self.site.workers == 0 else self._there(todo, task, attempts)
+        queue = Queue(todo)
+        yield from self._here(queue, task, attempts) if self.site.workers == 0 else self._there(queue, task, attempts)
         attempts.finish()
 
-    def _here(self, todo: Iterable[Slab], task: Callable[[list[Any]], Any], attempts: Attempts) -> Iterator[Any]:
-        queue = list(reversed(list(todo)))
+    def _here(self, queue: Queue, task: Task, attempts: Attempts) -> Iterator[dict[str, Any]]:
         while queue and not self.stopped():
-            slab = queue.pop()
+            slab = next(queue.draw(1, time.monotonic()), None)
+            if slab is None:
+                time.sleep(min(TICK_S, queue.wait_s(time.monotonic())))
+                continue
             try:
-                yield task(slab.row())
-                attempts.succeeded = True
+                done = task(slab.row())
             except Exception as error:
-                if attempts.again(slab, error):
-                    queue.append(slab)
+                queue.settle(slab, attempts.judge(slab, Failure.of(error)), time.monotonic())
+            else:
+                attempts.success(slab)
+                queue.settle(slab)
+                yield done
 
-    def _there(self, todo: Iterable[Slab], task: Callable[[list[Any]], Any], attempts: Attempts) -> Iterator[Any]:
-        from distributed import as_completed
+    def _there(self, queue: Queue, task: Task, attempts: Attempts) -> Iterator[dict[str, Any]]:
+        client, pace = self._connected(), Pace()
+        flight, roll = Flight(client, task), Roll(client, self.site, self.tell)
+        while flight or (queue and not self.stopped()):
+            now = time.monotonic()
+            roll.look(now)
+            if not self.stopped():
+                window = pace.window(max(1, len(roll.workers)))
+                flight.send(queue.draw(window - len(flight), now), queue.avoid, roll.workers, now)
+                self._copy_late(flight, pace, roll, now)
+            for slab, took, outcome in flight.land(min(TICK_S, queue.wait_s(now))):
+                if isinstance(outcome, Failure):
+                    verdict = attempts.judge(slab, outcome)
+                    roll.dismiss(outcome, verdict)
+                    queue.settle(slab, verdict, time.monotonic())
+                else:
+                    pace.done(time.monotonic(), took)
+                    attempts.success(slab)
+                    queue.settle(slab)
+                    yield outcome
 
-        client, pending = self._connected(), iter(todo)
-        flying: dict[str, Slab] = {}
-        done = as_completed(loop=client.loop)
-
-        def send(slab: Slab) -> None:
-            key = f"slab-{slab.id}-{attempts.count[slab.id]}"
-            flying[key] = slab
-            done.add(client.submit(task, slab.row(), key=key, retries=0, pure=False))
-
-        def refill() -> None:
-            while len(flying) < WINDOW * self.site.workers and not self.stopped():
-                slab = next(pending, None)
-                if slab is None:
-                    return
-                send(slab)
-
-        refill()
-        while flying:
-            future = self._next(done, client)
-            slab, error = flying.pop(future.key), future.exception()
-            if error is None:
-                attempts.succeeded = True
-                yield future.result()
-            elif attempts.again(slab, error) and not self.stopped():
-                send(slab)
-            future.release()  # a result that is kept would be computed again when its worker dies
-            refill()
-
-    @staticmethod
-    def _next(done: Any, client: Any) -> Any:
-        """The next future that is done. Raises UnfitError where no worker is left to do any: nobody would ever be."""
-        seen = time.monotonic()
-        while not done.has_ready():
-            time.sleep(POLL_S)
-            seen = time.monotonic() if client.cluster.scheduler.workers else seen
-            if time.monotonic() - seen > ALONE_S:
-                raise UnfitError(
-                    "no worker is left",
-                    why=f"each died, and none has come back for {ALONE_S:.0f} s: out of memory, or killed from outside",
-                    do="give them more memory or take fewer (site.workers), and run again: finished slabs are kept",
-                )
-        return next(done)
+    def _copy_late(self, flight: Flight, pace: Pace, roll: Roll, now: float) -> None:
+        """A slab that takes far longer than others is begun on another worker too: the first to finish counts."""
+        if roll.looked != now or len(roll.workers) < 2:
+            return
+        for slab, worker in flight.copy(pace.late(flight.alone(), now)[: len(roll.workers)], roll.workers, now):
+            self.tell({"kind": "straggler", "slab": slab.id, "worker": worker, "limit_s": round(pace.limit_s, 1)})
 
     def _connected(self) -> Any:
         if self._client is None:
-            self._client = self._ends.enter_context(connect(self.site))
+            self._client = self._ends.enter_context(connect(self.site, self.tell))
         return self._client
+
+
+
+class Roll:
+    """The workers that there are now."""
+
+    def __init__(self, client: Any, site: Site, tell: OnEvent) -> None:
+        self.workers: tuple[str, ...] = ()  # their addresses
+        self._client, self._site, self._tell = client, site, tell
+        self.looked, self._seen, self._unfit = -LOOK_S, time.monotonic(), ""
+
+    def look(self, now: float) -> None:
+        """Ask who is there, now and then. Raises UnfitError where nobody has been there for too long, or ever will."""
+        if now - self.looked >= LOOK_S:
+            self.looked = now
+            self.workers = tuple(self._client.nthreads()) if workers(self._client) else ()
+        self._seen = now if self.workers else self._seen
+        replaced = self._site.kind in ("slurm", "scheduler")
+        if now - self._seen > self._site.alone_s or (self._unfit and not self.workers and not replaced):
+            raise UnfitError(
+                "no worker is left",
+                why=self._unfit
+                or f"none has been there for {self._site.alone_s:.0f} s: out of memory, or killed from outside",
+                do="give them more memory or take fewer (site.workers), and run again: finished slabs are kept",
+            )
+
+    def dismiss(self, failure: Failure, verdict: Verdict) -> None:
+        """Send a worker away that cannot do any slab, and say so."""
+        if not verdict.dismiss or failure.worker not in self.workers:
+            return
+        self._unfit = failure.words
+        self.workers = tuple(w for w in self.workers if w != failure.worker)
+        self._client.retire_workers([failure.worker], close_workers=True)
+        self._tell({"kind": "worker_left", "worker": failure.worker, "why": failure.words})

@@ -118,7 +118,7 @@ def _post(proposal: Proposal, *, anything: bool) -> Post:
 
 
 def _work_off(todo: Sequence[Slab], crew: Crew, post: Post, run_id: str, *, hope: bool) -> Counter[str]:
-    """Restore the slabs. Those that were given up are left as they are, quarantined like what was not fit to be kept."""
+    """Restore the slabs. Those that were given up are left as they are, quarantined like what is not fit to keep."""
     attempts = Attempts(crew.site.attempts, crew.tell, hope)
     moved = _told(crew, todo, Task(post, run_id), attempts)
     if attempts.given_up and not crew.stopped():

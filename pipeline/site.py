@@ -72,7 +72,7 @@ class Site(BaseModel):
         None, description="every node sees it; logs and certificates of jobs. Default: beside the output, OUT.jobs"
     )
     local_directory: str | None = Field(None, description="fast scratch of a node, as /scratch")
-    death_timeout_s: int = Field(300, ge=5, description="after which a worker ends that finds no scheduler")
+    death_timeout_s: int = Field(300, ge=15, description="after which a worker ends that finds no scheduler")
 
     # scheduler
     address: str | None = Field(None, description="of a dask scheduler: tls://host:8786")

@@ -335,11 +335,39 @@ def chunks(slab: Slab, job: Job, result: Result) -> Iterator[Content]:
 def restore(slab: Slab, job: Job, *, run: str, on_step: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """Compute, write, record. Returns the record; on_step is told read|wait|restore|write|record as each begins."""
     began = time.perf_counter()
+    if job.ledger.has(slab.id):  # by a copy of this task, or before its worker died with the answer
+        return job.ledger.get(slab.id)
     on_step("read")
     scene = look(slab, job)
     on_step("wait")
     result = decide(scene, job, lambda: on_step("restore"))
     del scene  # as large as the read box, and not needed to write
+    return _store(slab, job, result, run=run, on_step=on_step, began=began)
+
+
+def leave(
+    slab: Slab, job: Job, why: str, *, run: str, on_step: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
+    """Leave a slab that was given up as it is: source voxels, label 4 where flagged, and a record that says why."""
+    began = time.perf_counter()
+    on_step("read")
+    scene = look(slab, job)
+    flagged = scene.flag[scene.view(slab.write)] > 0
+    result = Result(
+        scene.data[scene.view(slab.write)].copy(),
+        labels=np.where(flagged, blend.LEFT, blend.ORIGINAL).astype(np.uint8),
+        counts=np.zeros(slab.write.shape, np.uint8),
+        inputs_sha256=scene.inputs_sha256,
+        left=[_left(slab.write, int(flagged.sum()), f"given up: {why}")],
+        quarantined=f"{slab.write}: given up: {why}",
+    )
+    return _store(slab, job, result, run=run, on_step=on_step, began=began, given_up=True)
+
+
+def _store(
+    slab: Slab, job: Job, result: Result, *, run: str, on_step: Callable[[str], None], began: float, **more: Any
+) -> dict[str, Any]:
+    """Write what was decided, then the record."""
     computed = time.perf_counter()
     on_step("write")
     written = [(content.box, _write(content, job)) for content in chunks(slab, job, result)]
@@ -360,6 +388,7 @@ def restore(slab: Slab, job: Job, *, run: str, on_step: Callable[[str], None] = 
         "bytes_read": _chunk_bytes(slab.read, job.source),
         "bytes_written": sum(w.bytes for _, parts in written for w in parts),
         "seconds": [round(computed - began, 3), round(time.perf_counter() - computed, 3)],
+        **more,
     }
     job.ledger.commit(record)
     return record

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from pipeline import certificate, cluster, crew
+from pipeline import certificate, cluster
 from pipeline.box import Box
 from pipeline.certificate import NEAR, Choice, alike, calibration, choose, probes, read, score, sentence, write
 from pipeline.config import check as validate
-from pipeline.errors import ConfigError, Interrupted, UnfitError, VolumeError
+from pipeline.errors import ConfigError, Interrupted, VolumeError
 from pipeline.flags import Flag, Flags
 from pipeline.job import open_job, propose
 from pipeline.recipe import digest
@@ -387,23 +387,9 @@ def test_workers_that_die_of_it_fail_no_run(job: Job, monkeypatch: pytest.Monkey
     monkeypatch.setitem(cluster.SETTINGS, "distributed.scheduler.allowed-failures", 0)
     job.flags("8\n")
     recipe = {"restorer": "tests.toys:Picky", "options": {"only": "8", "exit": True}}
-    summary = job.run("deadly.zarr", recipe=recipe, site={"workers": 1, "attempts": 1}, certificate=1)
+    summary = job.run("deadly.zarr", recipe=recipe, site={"workers": 1, "attempts": {"lost": 1}}, certificate=1)
     assert summary["done"] == summary["slabs"]
     assert "the worker died again and again" in summary["certificate"]["why"]
-
-
-def test_nobody_waits_for_workers_that_are_all_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Nobody:
-        workers = cluster = scheduler = None
-
-        def has_ready(self) -> bool:
-            return False
-
-    Nobody.cluster = Nobody.scheduler = Nobody()
-    monkeypatch.setattr(crew, "ALONE_S", 0.05)
-    with pytest.raises(UnfitError, match="no worker is left") as e:
-        crew.Crew._next(Nobody(), Nobody())
-    assert "run again: finished slabs are kept" in e.value.do
 
 
 def test_tiles_that_are_quarantined_are_told(job: Job) -> None:

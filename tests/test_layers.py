@@ -23,7 +23,7 @@ def contracts(folder: Path) -> subprocess.CompletedProcess[str]:
         ("pipeline/box.py", "import pipeline.run", "pipeline layers BROKEN"),
         ("pipeline/plan.py", "import zarr", "a plan is arithmetic BROKEN"),
         ("pipeline/slab.py", "import torch", "pipeline never sees torch BROKEN"),
-        ("pipeline/merge.py", "import dask", "only crew and cluster know dask BROKEN"),
+        ("pipeline/merge.py", "import dask", "only crew, flight and cluster know dask BROKEN"),
         ("model/data.py", "import zarr", "model never sees clusters, stores or terminals BROKEN"),
         ("model/data.py", "import pipeline.box", "pipeline and model are strangers BROKEN"),
     ],

@@ -15,10 +15,10 @@ from pipeline.box import Box
 from pipeline.config import check as validate
 from pipeline.config import load
 from pipeline.errors import InputError, Interrupted, PlanChangedError, StoreLockedError, ZmendError
-from pipeline.job import propose
+from pipeline.job import open_job, propose
 from pipeline.lock import StoreLock
 from pipeline.run import Stop, remerge, run
-from pipeline.slab import ABSENT
+from pipeline.slab import ABSENT, restore
 from pipeline.summary import status
 from pipeline.verify import verify
 from pipeline.volume import Volume
@@ -262,7 +262,7 @@ def test_a_passing_fault_is_tried_again(job: Job) -> None:
     marks = job.folder / "marks"
     marks.mkdir()
     events: list[dict] = []
-    config = job.load(recipe={"restorer": "tests.toys:Flaky", "options": {"marks": str(marks)}}, site={"attempts": 40})
+    config = job.load(recipe={"restorer": "tests.toys:Flaky", "options": {"marks": str(marks)}})
     summary = run(propose(config), on_event=events.append)
     assert summary["done"] == summary["slabs"]
     assert any("a passing fault" in e["error"] for e in events if e["kind"] == "failure")
@@ -270,10 +270,43 @@ def test_a_passing_fault_is_tried_again(job: Job) -> None:
 
 
 def test_when_everything_fails_alike_the_run_stops(job: Job) -> None:
-    with pytest.raises(ZmendError, match="everything fails alike|failed 3 times") as e:
+    with pytest.raises(ZmendError, match="everything fails alike|slabs failed") as e:
         job.run(recipe={"restorer": "tests.toys:Broken"}, site={"slab_px": 128})
     assert "no such luck" in e.value.why
     assert "run again" in e.value.do
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_slab_that_fails_everywhere_is_given_up_left_and_labelled(job: Job, workers: int) -> None:
+    job.flags("3\n8\n12\n")
+    site, recipe = {"workers": workers}, {"restorer": "tests.toys:Picky", "options": {"only": "3,12"}}
+    events: list[dict] = []
+    summary = run(propose(job.load(recipe=recipe, site=site, certificate=0)), on_event=events.append)
+    slabs = {e["slab"] for e in events if e["kind"] == "failure"}
+    assert summary["quarantined"] == len(slabs) > 0
+    assert summary["done"] == summary["slabs"] - len(slabs) > 0
+    (entry,) = summary["not_restorable"]
+    assert entry["z"] == [8, 9]
+    assert "given up: ArithmeticError: not this section" in entry["why"]
+    made, labels = voxels(job.folder / "out.zarr"), voxels(job.folder / "out.zarr", "labels")
+    assert (labels[8] == LEFT).all()
+    np.testing.assert_array_equal(made[8], job.damaged[8])
+    check(job.folder / "out.zarr", replay=9)
+    again = run(propose(job.load(recipe=recipe, site=site, certificate=0)), on_event=events.append)
+    assert events[-1]["kind"] == "end"
+    assert again["quarantined"] == len(slabs), "what was given up is not tried by every later run"
+    mended = {"restorer": "tests.toys:Picky", "options": {"only": "3,8,12"}}
+    assert job.run(recipe=mended, certificate=0)["quarantined"] == 0
+
+
+def test_what_was_done_before_is_not_done_by_a_second_copy(job: Job) -> None:
+    job.flags("3\n")
+    job.run()
+    plan = propose(job.load()).plan
+    inside, before = open_job(str(job.folder / "out.zarr"), plan.hash), tree(job.folder / "out.zarr")
+    record = restore(plan.slabs[0], inside, run="a copy")
+    assert record["run"] != "a copy"
+    assert tree(job.folder / "out.zarr") == before
 
 
 def test_the_output_may_not_lie_in_the_source(job: Job) -> None:

@@ -142,3 +142,86 @@ class Broken(Textured):
 
     def restore(self, window, known, targets, origin):
         raise ArithmeticError("no such luck")
+
+
+# --- tasks for crews: what a worker makes of a slab's row
+
+
+def _once(marks: str, name: str) -> bool:
+    """Whether nobody has been here before."""
+    try:
+        os.close(os.open(f"{marks}/{name}", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+
+class Echo:
+    """Says which slab it was given, and which process it is."""
+
+    def __init__(self, marks: str = "", *, seconds: float = 0.0, victim: int = -1) -> None:
+        self.marks, self.seconds, self.victim = marks, seconds, f"{victim:032x}"
+
+    def __call__(self, row):
+        time.sleep(self.seconds)
+        if row[0] == self.victim:
+            self.strike()
+        return {"slab": row[0], "pid": os.getpid()}
+
+    def strike(self) -> None: ...
+
+
+class Slowed(Echo):
+    """One slab takes for ever, the first time."""
+
+    def strike(self) -> None:
+        time.sleep(120 if _once(self.marks, "slow") else 0)
+
+
+class Heals(Echo):
+    """One slab fails twice as disks do."""
+
+    def strike(self) -> None:
+        if _once(self.marks, "one") or _once(self.marks, "two"):
+            raise OSError("a passing fault")
+
+
+class Poisoned(Echo):
+    """One slab fails wherever it is tried; who tried is marked."""
+
+    def strike(self) -> None:
+        _once(self.marks, str(os.getpid()))
+        raise ValueError(f"bad tile at {id(self):#x}")
+
+
+class Murderous(Echo):
+    """One slab kills each worker that tries it."""
+
+    def strike(self) -> None:
+        _once(self.marks, str(time.monotonic_ns()))
+        os.kill(os.getpid(), 9)
+
+
+class Stranger(Echo):
+    """The first process that gets a slab cannot do any."""
+
+    def __call__(self, row):
+        from pipeline.errors import UnfitWorkerError
+
+        if _once(self.marks, "first"):
+            Path(self.marks, "pid").write_text(str(os.getpid()))
+        if (Path(self.marks) / "pid").read_text() == str(os.getpid()):
+            raise UnfitWorkerError("no GPU here")
+        return super().__call__(row)
+
+
+class Unpicklable(Echo):
+    """Fails with an error that cannot travel."""
+
+    def strike(self) -> None:
+        class Odd(Exception):
+            def __init__(self, one, two):
+                self.handle = open(os.devnull)  # noqa: SIM115
+                super().__init__(f"{one} and {two}")
+
+        raise Odd("this", "that")

@@ -1,0 +1,51 @@
+"""Pace: how fast slabs come back, and what follows: how many to have in flight, and which have taken too long."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Mapping
+
+PER_WORKER = 3  # slabs in flight: one is read, one restored, one written; a stop has no more than these to finish
+AHEAD_S = 0.5  # where slabs are quicker than the way to a worker and back, so much work is on its way
+MOST_PER_WORKER = 64
+LATE = 3.0  # times the median: a slab that takes longer gets a copy on another worker
+LATE_S = 30.0  # but none that takes less than this: a copy costs a slab's work
+ENOUGH = 8  # finished slabs before a median means anything
+KEPT = 999  # finished slabs that are looked back on
+
+
+class Pace:
+    """The last finished slabs: when each came back, and how long after it was sent. Seconds of one clock."""
+
+    def __init__(self) -> None:
+        self._came: deque[float] = deque(maxlen=KEPT)
+        self._took: deque[float] = deque(maxlen=KEPT)
+        self._sorted: list[float] = []
+
+    def done(self, now: float, took: float) -> None:
+        """One slab came back."""
+        if len(self._took) == KEPT:
+            self._sorted.pop(bisect_left(self._sorted, self._took[0]))
+        self._came.append(now)
+        self._took.append(took)
+        insort(self._sorted, took)
+
+    def window(self, workers: int) -> int:
+        """Slabs to have in flight."""
+        span = self._came[-1] - self._came[0] if self._came else 0.0
+        ahead = math.ceil(AHEAD_S * len(self._came) / span) if span > 0 else 0
+        return max(PER_WORKER * workers, min(MOST_PER_WORKER * workers, ahead))
+
+    @property
+    def limit_s(self) -> float:
+        """A slab that has been away for longer is late."""
+        if len(self._sorted) < ENOUGH:
+            return math.inf
+        return max(LATE_S, LATE * self._sorted[len(self._sorted) // 2])
+
+    def late(self, sent: Mapping[str, float], now: float) -> list[str]:
+        """Which of the slabs sent are late, longest away first."""
+        limit = self.limit_s
+        return sorted((s for s, when in sent.items() if now - when > limit), key=lambda s: sent[s])

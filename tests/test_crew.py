@@ -1,0 +1,226 @@
+"""Crews of real processes: killed, slow, late, unfit; and slabs that heal, poison or murder."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import cluster, crew, pace
+from pipeline.attempts import Attempts
+from pipeline.box import Box
+from pipeline.crew import Crew, Roll
+from pipeline.errors import UnfitError, ZmendError
+from pipeline.plan import Slab
+from pipeline.queue import Queue
+from pipeline.site import Site
+from tests import toys
+
+
+class Slabs:
+    """Slabs that count how many were drawn."""
+
+    def __init__(self, n: int) -> None:
+        self.n, self.drawn = n, 0
+
+    def __iter__(self) -> Iterator[Slab]:
+        for n in range(self.n):
+            self.drawn += 1
+            box = Box((n, 0, 0), (n + 1, 8, 8))
+            yield Slab(f"{n:032x}", box, box)
+
+
+class Run:
+    """One run of a crew, and everything it told."""
+
+    def __init__(self, task: toys.Echo, n: int, *, workers: int = 2, stop_after: int = 10**9, **budgets: int) -> None:
+        self.site = Site.model_validate({"workers": workers, "threads": 1, "attempts": budgets})
+        self.task, self.slabs, self.stop_after = task, Slabs(n), stop_after
+        self.events: list[dict[str, Any]] = []
+        self.done: list[dict[str, Any]] = []
+        self.attempts = Attempts(self.site.attempts, self.events.append)
+        self.crew = Crew(self.site, self.events.append, lambda: len(self.done) >= self.stop_after)
+
+    def __call__(self, meanwhile: Any = lambda run: None) -> Run:
+        with self.crew:
+            for found in self.crew.work(self.slabs, self.task, self.attempts):
+                self.done.append(found)
+                meanwhile(self)
+        return self
+
+    def kinds(self, kind: str) -> list[dict[str, Any]]:
+        return [e for e in self.events if e["kind"] == kind]
+
+    def once_each(self, but: int = -1) -> bool:
+        return Counter(d["slab"] for d in self.done) == {f"{n:032x}": 1 for n in range(self.slabs.n) if n != but}
+
+
+both = pytest.mark.parametrize("workers", [0, 2])
+
+
+@both
+def test_every_slab_is_done_once_and_drawn_only_when_wanted(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "AHEAD_S", 0.0)  # these slabs are quick ones, real ones are not
+    ahead = []
+    run = Run(toys.Echo(seconds=0.02), 40, workers=workers)(lambda r: ahead.append(r.slabs.drawn - len(r.done)))
+    assert run.once_each()
+    assert max(ahead) <= 3 * max(1, workers) + 1, "a generator is not run ahead of the window"
+    assert not run.events
+
+
+@both
+def test_a_stop_finishes_what_is_in_hand_and_draws_nothing_more(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "AHEAD_S", 0.0)
+    run = Run(toys.Echo(seconds=0.05), 1000, workers=workers, stop_after=4)()
+    assert 4 <= len(run.done) <= 4 + 2 * 3 * max(1, workers)
+    assert run.slabs.drawn - len(run.done) <= 1, "what was drawn is done, but for the one that was looked at"
+
+
+@both
+def test_a_transient_failure_heals(workers: int, tmp_path: Path) -> None:
+    began = time.monotonic()
+    run = Run(toys.Heals(str(tmp_path), victim=3), 12, workers=workers)()
+    assert run.once_each()
+    failures = run.kinds("failure")
+    assert [(f["cause"], f["attempt"], f["again"]) for f in failures] == [("transient", 1, True), ("transient", 2, True)]
+    assert time.monotonic() - began >= sum(f["delay_s"] for f in failures), "it did wait"
+    assert run.done[-1]["slab"] == f"{3:032x}", "others went on meanwhile"
+
+
+def test_a_poison_slab_is_given_up_after_two_workers_and_the_run_goes_on(tmp_path: Path) -> None:
+    run = Run(toys.Poisoned(str(tmp_path), victim=5), 20, error=9)()
+    assert run.once_each(but=5)
+    ((slab, failure),) = run.attempts.given_up
+    assert slab.id == f"{5:032x}"
+    assert "bad tile" in failure.words
+    assert "in strike" in failure.trace
+    assert len(list(tmp_path.iterdir())) == 2, "two processes tried"
+    assert [f["again"] for f in run.kinds("failure")] == [True, False]
+
+
+def test_a_worker_that_is_killed_is_replaced_and_its_slabs_done(tmp_path: Path) -> None:
+    def kill(run: Run) -> None:
+        if len(run.done) == 6:
+            os.kill(run.done[-1]["pid"], 9)
+        if len({d["pid"] for d in run.done}) == 3:
+            run.stop_after = 0
+
+    run = Run(toys.Echo(seconds=0.1), 5000)(kill)
+    assert run.stop_after == 0, "a third process came"
+    assert not run.attempts.given_up
+    done = Counter(d["slab"] for d in run.done)
+    assert sorted(done) == [f"{n:032x}" for n in range(len(done))], "none is missing"
+    assert max(done.values()) == 1
+
+
+def test_a_slab_that_kills_workers_is_given_up_and_takes_no_innocents_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(cluster.SETTINGS, "distributed.scheduler.allowed-failures", 0)
+    run = Run(toys.Murderous(str(tmp_path), victim=4, seconds=0.02), 40, workers=1, lost=3)()
+    assert run.once_each(but=4)
+    assert [s.id for s, _ in run.attempts.given_up] == [f"{4:032x}"]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_straggler_gets_a_copy_on_another_worker_and_the_first_to_finish_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "LATE_S", 1.5)
+    began = time.monotonic()
+    run = Run(toys.Slowed(str(tmp_path), victim=2, seconds=0.05), 30)()
+    assert run.once_each()
+    (event,) = run.kinds("straggler")
+    assert event["slab"] == f"{2:032x}"
+    assert event["worker"].startswith("tcp://")
+    assert time.monotonic() - began < 60, "nobody waits for the slow one"
+
+
+def test_a_worker_that_comes_late_gets_work() -> None:
+    def scale(run: Run) -> None:
+        if len(run.done) == 5:
+            run.crew._client.cluster.scale(2)
+        first = run.done[0]["pid"]
+        if sum(d["pid"] != first for d in run.done) == 100:
+            run.stop_after = 0
+
+    run = Run(toys.Echo(seconds=0.05), 5000, workers=1)(scale)
+    since = [d["pid"] for d in run.done[next(i for i, d in enumerate(run.done) if d["pid"] != run.done[0]["pid"]) :]]
+    assert run.stop_after == 0, "it got a hundred"
+    assert len(since) < 400, "and not only what the first left over"
+
+
+def test_an_unfit_worker_leaves_and_the_other_does_its_slabs(tmp_path: Path) -> None:
+    run = Run(toys.Stranger(str(tmp_path), seconds=0.02), 30, error=1)()
+    assert run.once_each()
+    (left,) = run.kinds("worker_left")
+    assert "no GPU here" in left["why"]
+    assert {d["pid"] for d in run.done}.isdisjoint({int((tmp_path / "pid").read_text())})
+
+
+def test_where_every_worker_is_unfit_the_run_says_why(tmp_path: Path) -> None:
+    with pytest.raises(UnfitError, match="no worker is left") as e:
+        Run(toys.Stranger(str(tmp_path)), 5, workers=1)()
+    assert "no GPU here" in e.value.why
+
+
+def test_an_error_that_cannot_travel_is_told_in_words() -> None:
+    run = Run(toys.Unpicklable(victim=1), 8)()
+    assert run.once_each(but=1)
+    assert run.attempts.given_up[0][1].words == "Odd: this and that"
+
+
+def test_everything_fails_alike_and_the_run_stops(tmp_path: Path) -> None:
+    class All(toys.Poisoned):
+        def __call__(self, row: Any) -> Any:
+            raise ArithmeticError("no such luck")
+
+    with pytest.raises(ZmendError, match="everything fails alike") as e:
+        Run(All(str(tmp_path)), 1000, workers=0)()
+    assert "no such luck" in e.value.why
+
+
+def test_nobody_waits_for_workers_that_are_all_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "workers", lambda client: 0)
+    roll = Roll(object(), Site.model_validate({"workers": 1, "patience_s": 30}), lambda event: None)
+    began = time.monotonic()
+    roll.look(began + 1)
+    with pytest.raises(UnfitError, match="no worker is left") as e:
+        roll.look(began + 40)
+    assert "run again: finished slabs are kept" in e.value.do
+
+
+def test_a_waiting_queue_costs_no_cpu() -> None:
+    run = Run(toys.Echo(seconds=2.0), 6)
+    with run.crew:
+        for _ in run.crew.work(Slabs(2), toys.Echo(), run.attempts):
+            pass  # the cluster is there
+        began = time.process_time()
+        for found in run.crew.work(run.slabs, run.task, run.attempts):
+            run.done.append(found)
+        spent = time.process_time() - began
+    assert len(run.done) == 6
+    assert spent < 0.5, "driver and scheduler, of two seconds and more"
+
+
+def test_the_queue_holds_back_until_a_delay_is_over() -> None:
+    from pipeline.attempts import Verdict
+
+    one, two, three = list(Slabs(3))
+    queue = Queue([one, two])
+    assert list(queue.draw(1, 0.0)) == [one]
+    queue.settle(one, Verdict(True, delay_s=5.0), 10.0)
+    assert list(queue.draw(3, 14.0)) == [two]
+    assert queue and queue.wait_s(14.0) == 1.0
+    assert list(queue.draw(3, 15.0)) == [one]
+    for slab in (one, two, three):
+        queue.settle(slab, Verdict(True, alone=True), 16.0)
+    assert list(queue.draw(3, 16.0)) == [one], "those that workers died under go one at a time"
+    assert not list(queue.draw(3, 16.0))
+    queue.settle(one)
+    assert list(queue.draw(3, 16.0)) == [two]
