@@ -25,7 +25,7 @@ from pipeline.merge import forget_merge, merge, read_merge, source_manifest
 from pipeline.plan import Slab
 from pipeline.recipe import Recipe
 from pipeline.restorer import Needs
-from pipeline.runlog import logged
+from pipeline.runlog import RunLog
 from pipeline.selftest import golden
 from pipeline.store import (
     drop_uncertainty,
@@ -62,12 +62,11 @@ def run(
     make_store(proposal)
     run_id = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.urandom(3).hex()}"
     ledger = Ledger(out)
-    with StoreLock(out) as lock:
+    with StoreLock(out) as lock, RunLog(out, run_id, config, on_event) as tell:
         if lock.taken_over:
             sweep(out)
         named = _named(redo, ledger)
         install(proposal)
-        tell = logged(out, run_id, config, on_event)
         if _source_moved_on(proposal):
             tell(
                 {
@@ -76,7 +75,8 @@ def run(
                 }
             )
         retired = _supersede(proposal, ledger, run_id, named)
-        todo = [s for s in plan.slabs if not ledger.has(s.id)]
+        done = ledger.ids()
+        todo = [s for s in plan.slabs if s.id not in done]
         if todo or retired:
             forget_merge(out)  # until it is merged again, the merged volume is not the overlay's
         tell({"kind": "begin", "run": run_id, "slabs": len(plan.slabs), "todo": len(todo), "retired": retired})
@@ -87,7 +87,7 @@ def run(
                 _certify(crew, proposal, post)
         if stop.requested:
             raise Interrupted(
-                f"stopped with {sum(ledger.has(s.id) for s in plan.slabs)} of {len(plan.slabs)} slabs done",
+                f"stopped with {len(ledger.ids() & {s.id for s in plan.slabs})} of {len(plan.slabs)} slabs done",
                 where=out,
                 why="asked to",
                 do=GO_ON,
@@ -223,7 +223,7 @@ def _merge(proposal: Proposal, tell: OnEvent, stop: Stop) -> Counter[str]:
 def remerge(out: str, config_clone: str = "auto", on_event: OnEvent = lambda _: None) -> dict[str, Any]:
     """Blend the overlay of a finished store back into a full volume. Raises PlanChangedError, StoreLockedError."""
     plan = current_plan(out)
-    missing = [s.id for s in plan.slabs if not Ledger(out).has(s.id)]
+    missing = {s.id for s in plan.slabs} - Ledger(out).ids()
     if missing:
         raise PlanChangedError(
             f"{len(missing)} of {len(plan.slabs)} slabs are not restored yet",

@@ -20,11 +20,6 @@ FLUSH_S = 10.0  # what a killed run may lose of its log on an object store
 AT_ONCE = ("begin", "warning", "failure", "end")
 
 
-def logged(out: str, run_id: str, config: Config, on_event: OnEvent) -> RunLog:
-    """A log that is written from now on."""
-    return RunLog(out, run_id, config, on_event)
-
-
 class RunLog:
     """Events go to the caller, and into the store beside the configuration and the environment."""
 
