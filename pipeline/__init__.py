@@ -13,7 +13,7 @@ volume      one Zarr array (the only user of zarr)     worker      one slab in a
 flags       what is missing or damaged                 crew        the window of slabs; cluster: the workers
 restorer    the protocol; nearest, linear              run         the driver; runlog: what it says of itself
 phantom     tissue whose truth is known                verify      is the store what it says?
-lessons     what training learns from: columns          cli, show   the command, and how it talks; demo, doctor
+lessons     what training learns from: columns         cli, show   the command, and how it talks; demo, doctor
 
 Imports only point down; `make check` holds them to it.
 """

@@ -123,22 +123,42 @@ def plan(
     help="Intact sections that the run is measured on, 0 for none. Default: the configuration's.",
 )
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be done; do nothing.")
+@click.option("--site", metavar="FILE", help="Run on this site instead of the configuration's (deploy/site-*.yaml).")
+@click.option(
+    "--render",
+    is_flag=False,
+    flag_value="-",
+    metavar="[DIR]",
+    help="Do not run: write sbatch scripts for the site into DIR, or print them.",
+)
 @as_json
 def run(
-    config: str, reviewed: str | None, redo: tuple[str, ...], certificate: int | None, dry_run: bool, as_json: bool
+    config: str,
+    reviewed: str | None,
+    redo: tuple[str, ...],
+    certificate: int | None,
+    dry_run: bool,
+    site: str | None,
+    render: str | None,
+    as_json: bool,
 ) -> None:
     """Restore what is flagged, merge, and record it. The same command resumes, and redoes only what changed.
 
     \b
     zmend run zmend.yaml
     zmend run zmend.yaml --plan zmend.plan.json
+    zmend run zmend.yaml --site slurm.yaml
+    zmend run zmend.yaml --site slurm.yaml --render jobs
 
     Ctrl-C finishes the slabs in hand and stops (exit 75); a second Ctrl-C stops at once. Either can be resumed.
     """
     from pipeline import show
     from pipeline.job import changes, propose, read_plan
 
-    asked = _config(config)
+    asked = _config(config, site)
+    if render is not None:
+        _say(_render(asked.site, config, render), as_json, show.scripts)
+        return
     made = propose(asked if certificate is None else asked.model_copy(update={"certificate": certificate}))
     if reviewed:
         before = read_plan(reviewed)
@@ -227,6 +247,13 @@ def verify(store: str, replay: int, seed: int, as_json: bool) -> None:
 
     found = check(store, replay=replay, seed=seed, on_check=(lambda _: None) if as_json else show.check)
     _say(found, as_json, show.verdict)
+    if found["unfinished"]:
+        raise VerifyError(
+            f"too early to verify: {found['unfinished']}",
+            where=store,
+            why="it was interrupted, or it is still at work; what it has written so far is as its records say",
+            do="run the same zmend run again: it goes on where it stopped; then verify",
+        )
     if not found["ok"]:
         failed = [c["name"] for c in found["checks"] if not c["ok"]]
         raise VerifyError(
@@ -400,10 +427,27 @@ def evaluate(args: tuple[str, ...]) -> None:
     raise SystemExit(_hand_over("evaluate", modules.get(asked, "model.evaluate"), rest))
 
 
-def _config(path: str) -> Any:
+def _config(path: str, site: str | None = None) -> Any:
     from pipeline.config import load
 
-    return load(path)
+    return load(path, site)
+
+
+def _render(site: Any, config: str, into: str) -> dict[str, str]:
+    """Batch scripts, by name; written where a folder is named, with the certificates that they use."""
+    from pathlib import Path
+
+    from pipeline.batch import render
+    from pipeline.cluster import DASK_YAML, LANES, make_certificates
+
+    folder = Path(into if into != "-" else site.folder or ".").resolve()
+    texts = render(site, Path(config).resolve(), folder, lanes=LANES, dask_yaml=DASK_YAML)
+    if into == "-":
+        return texts
+    make_certificates(folder / "tls")
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    return {"folder": str(folder), "do": f"sbatch {folder}/driver.sbatch && sbatch {folder}/workers.sbatch"}
 
 
 def _planned(made: Any, file: str) -> dict[str, Any]:

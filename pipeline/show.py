@@ -182,11 +182,17 @@ def verdict(document: dict[str, Any]) -> None:
     changed = document["voxels_changed_outside_mask"]
     outside = "no merged volume" if changed is None else f"{changed} voxels changed outside the mask"
     out.print(
-        f"{'verified' if document['ok'] else '[red]NOT verified[/]'}: "
+        f"{_word(document)}: "
         f"{document['voxels_synthetic']:,} synthetic voxels on record"
         f"{_of_them(document['voxels_uncertain'])}, "
         f"{outside}, {document['voxels_left']:,} left as they were"
     )
+
+
+def _word(document: dict[str, Any]) -> str:
+    if document["ok"]:
+        return "verified"
+    return "[yellow]not finished[/]" if document["unfinished"] else "[red]NOT verified[/]"
 
 
 def _of_them(uncertain: int) -> str:
@@ -212,6 +218,15 @@ def findings(document: dict[str, Any]) -> None:
             f"{'[green]ok  [/]' if f['ok'] else '[red]FAIL[/]'} {f['name']}: {escape(f['detail'])}"
             + (f"\n       do: {escape(f['do'])}" if f["do"] else "")
         )
+
+
+def scripts(document: dict[str, Any]) -> None:
+    """Batch scripts to read, or where they were written."""
+    if "folder" in document:
+        pairs(document)
+        return
+    for name, text in document.items():
+        print(f"# ----- {name}\n{text}")
 
 
 def pairs(document: dict[str, Any]) -> None:

@@ -39,6 +39,7 @@ class Check:
     name: str
     findings: list[str] = field(default_factory=list)
     detail: str = ""
+    early: str = ""  # why nothing is wrong but that the run has not ended
 
     def document(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -88,13 +89,14 @@ def verify(
         steps["pyramid"] = lambda: _pyramid(out, job, threads)
     if replay:
         steps["replay"] = lambda: _replay(plan, records, job, replay, seed)
-    found = []
+    answers = []
     for name, step in steps.items():
-        found.append(_answer(name, step).document())
-        on_check(found[-1])
+        answers.append(_answer(name, step))
+        on_check(answers[-1].document())
     return {
-        "ok": all(c["ok"] for c in found),
-        "checks": found,
+        "ok": not any(a.findings for a in answers),
+        "unfinished": _unfinished(answers),
+        "checks": [a.document() for a in answers],
         "output": out,
         "plan": plan.hash,
         "slabs": len(plan.slabs),
@@ -107,12 +109,20 @@ def verify(
     }
 
 
+def _unfinished(answers: list[Check]) -> str:
+    """What the run still has to do, where that is all that is wrong."""
+    failed = [a for a in answers if a.findings]
+    early = next((a.early for a in failed if a.name == "finished"), "")
+    return early if all(a.early for a in failed) else ""
+
+
 def _unopened(out: str, error: Exception, on_check: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """The verdict on a store that cannot even be opened as a whole."""
     check = Check("structure", [_first(error)], "the store cannot be opened").document()
     on_check(check)
     return {
         "ok": False,
+        "unfinished": "",
         "checks": [check],
         "output": out,
         "plan": "",
@@ -182,20 +192,26 @@ def _structure(out: str, job: Job, merged: Volume | None) -> Check:
 def _finished(out: str, plan: Plan, records: dict[str, Any], spoiled: list[str], job: Job, volume_mode: bool) -> Check:
     """Every slab has its record, and the merge came after the last of them."""
     check = Check("finished", list(spoiled))
-    who = holder(out)
-    check.findings += [f"{who} is at work here: verify when it has ended"] if who else []
-    check.findings += [f"slab {s.id} {s.write} has no record: run again" for s in plan.slabs if s.id not in records]
-    if volume_mode:
-        merge = read_merge(out)
-        if merge is None:
-            check.findings.append("the overlay was never merged: zmend merge")
-        elif merge["source_manifest"] != source_manifest(job.source):
-            check.findings.append(
-                "chunks of the source differ from those merged: it was changed (then run again), or somebody wrote "
-                "a linked chunk of the output in place (then bring the source back from a copy first)"
-            )
+    merge = read_merge(out) if volume_mode else None
+    late = [f"slab {s.id} {s.write} has no record: run again" for s in _waiting(plan, records)]
+    if volume_mode and merge is None:
+        late.append("the overlay was never merged: run again, or zmend merge")
+    if who := holder(out):
+        late.insert(0, f"{who} is at work here: verify when it has ended")
+    if late and not spoiled and merge is None:  # once merged, every slab had its record
+        check.early = f"the run has not ended, {len(records)} of {len(plan.slabs)} slabs are done"
+    check.findings += late
+    if merge is not None and merge["source_manifest"] != source_manifest(job.source):
+        check.findings.append(
+            "chunks of the source differ from those merged: it was changed (then run again), or somebody wrote "
+            "a linked chunk of the output in place (then bring the source back from a copy first)"
+        )
     check.detail = f"{len(records)} of {len(plan.slabs)} slabs"
     return check
+
+
+def _waiting(plan: Plan, records: dict[str, Any]) -> list[Slab]:
+    return [s for s in plan.slabs if s.id not in records]
 
 
 def _inputs(plan: Plan, job: Job) -> Check:
@@ -270,6 +286,7 @@ def _lineage(plan: Plan, records: dict[str, Any], job: Job) -> Check:
     check = Check("lineage")
     owner: dict[Box, str] = {}
     spread: set[Box] = set()
+    found: list[Box] = []
     for slab, record in records.items():
         for c in record["chunks"]:
             box = Box(tuple(c[0]), tuple(c[1]))
@@ -288,6 +305,10 @@ def _lineage(plan: Plan, records: dict[str, Any], job: Job) -> Check:
     ):
         strays = [box for box in array.present() if box not in known] if array is not None else []
         check.findings += [f"{name} chunk {box} has no record" for box in strays]
+        found += strays
+    places = [s.write for s in _waiting(plan, records)]
+    if found and len(found) == len(check.findings) and all(any((b & w).size for w in places) for b in found):
+        check.early = "slabs were stopped half-way"
     check.findings += [f"records {a} and {b} overlap" for a, b in _overlaps(plan.slabs)]
     check.detail = f"{len(owner)} chunks, each of one record"
     return check

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,6 +143,41 @@ def test_a_replay_with_other_results(job: Job) -> None:
     path.write_text(json.dumps({**record, "digest": digest(record)}))
     assert "replay" not in failed(job)
     assert "replay" in failed(job, replay=100)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_after_an_interruption_it_says_go_on(tmp_path: Path, number: int) -> None:
+    """Nothing is damaged, not even by a kill in the middle of a slab: the words say so, and the same command ends it."""
+    job = build(tmp_path, chunks=(2, 128, 128))
+    config = str(job.config(recipe={"options": {"sleep": 0.2}}, site={"slab_px": 128}))
+    process = command("run", config, cwd=job.folder)
+    while len(records(job)) < 2:
+        time.sleep(0.05)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    last = next(p for p in records(job) if json.loads(p.read_text())["chunks"])
+    last.unlink()  # as if it had been killed just before: its chunks are there
+    found = verify(str(job.folder / "out.zarr"))
+    assert not found["ok"] and {c["name"] for c in found["checks"] if not c["ok"]} <= {"finished", "lineage"}
+    ended = command("verify", "out.zarr", cwd=job.folder)
+    out, err = ended.communicate(timeout=120)
+    assert ended.returncode == 5 and "not finished" in out and "NOT verified" not in out
+    assert f"too early to verify: the run has not ended, {len(records(job))} of" in err
+    assert "run the same zmend run again: it goes on where it stopped" in err
+    again = command("run", config, cwd=job.folder)
+    again.communicate(timeout=120)
+    assert again.returncode == 0 and verify(str(job.folder / "out.zarr"))["ok"]
+
+
+def test_damage_in_an_unfinished_store_is_still_damage(tmp_path: Path) -> None:
+    job = build(tmp_path, chunks=(2, 128, 128))
+    job.run(output={"mode": "overlay"})
+    path = next(p for p in records(job) if json.loads(p.read_text())["chunks"])
+    path.unlink()
+    assert verify(str(job.folder / "out.zarr"))["unfinished"].startswith("the run has not ended")
+    body = json.loads(records(job)[0].read_text())
+    records(job)[0].write_text(json.dumps({**body, "seed": 5}))
+    assert verify(str(job.folder / "out.zarr"))["unfinished"] == ""
 
 
 def test_the_command_ends_with_5_and_words(job: Job) -> None:
