@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import ConfigError
 from pipeline.recipe import Recipe
-from pipeline.site import Site
+from pipeline.site import ELSEWHERE, Site
 
 
 class _Part(BaseModel):
@@ -86,7 +86,9 @@ def _read(path: Path, needs: str) -> dict[str, Any]:
 
 def _elsewhere(config: Config, keys: dict[str, Any], path: Path) -> Config:
     """The configuration with a site of its own, from a file."""
-    asked = {**keys, **_read(path, "it needs the keys of a site: kind, workers")}
+    wanted = _read(path, "it needs the keys of a site: kind, workers")
+    kept = {k: v for k, v in keys.items() if "kind" not in wanted or k not in (*ELSEWHERE, "kind")}
+    asked = {**kept, **wanted}
     probe = {"volume": {"path": "."}, "flags": ".", "output": {"path": "."}, "site": asked}  # only the site is judged
     site = _placed(check(probe, str(path)).site, config.output.path, path.resolve().parent)
     return config.model_copy(update={"site": site})

@@ -10,20 +10,24 @@ signals, and into the worker itself, which SLURM signals too and which must not 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from typing import Any
 
-LEAVE_S = 20.0  # for the goodbye; SLURM kills 30 s after TERM
+LEAVE_S = 10.0  # for the goodbye; SLURM kills 30 s after TERM
 _going: set[asyncio.Task[None]] = set()  # the loop itself keeps no hold of its tasks
 
 
 def dask_setup(server: Any) -> None:
     """Called by dask with the nanny or the worker of the process, on its event loop."""
-    is_nanny = hasattr(server, "worker_address")
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGUSR1, signal.SIGTERM):
-        loop.add_signal_handler(number, _start_leaving, server) if is_nanny else signal.signal(number, signal.SIG_IGN)
+    if hasattr(server, "worker_address"):  # a nanny
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            loop.add_signal_handler(number, _start_leaving, server)
+    else:  # a worker: its nanny says goodbye for it; but it waits for no nanny that is gone
+        loop.add_signal_handler(signal.SIGTERM, loop.call_later, 1.5 * LEAVE_S, os._exit, 1)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def _start_leaving(nanny: Any) -> None:

@@ -21,6 +21,7 @@ SLURM_KEYS = (
     "local_directory", "death_timeout_s", "driver_partition",
 )  # fmt: skip
 SCHEDULER_KEYS = ("address", "scheduler_file", "tls")
+ELSEWHERE = (*SLURM_KEYS, *SCHEDULER_KEYS)  # keys that say nothing on another kind of site
 WALLTIME = re.compile(r"^(\d+-)?\d{1,2}:\d\d(:\d\d)?$")
 ALONE_S = {"local": 60.0, "cuda": 60.0}  # a nanny gives up on a worker that dies again and again
 QUEUED_S = 86400.0  # a job may wait that long in a queue
