@@ -97,14 +97,17 @@ class PlaneConv(nn.Module):
 class ResidualBlock(nn.Module):
     """norm, SiLU, conv 1x3x3, norm, FiLM(noise level), SiLU, conv 3x3x3 (or 1x3x3), around an identity.
 
-    The paper mixes asymmetric (1x3x3) and symmetric (3x3x3) convolutions because a voxel is 5-10 times longer in z;
-    pairing them inside one block is our reading. `symmetric=False` makes both 1x3x3.
+    "Asymmetric and symmetric 3-D convolutions" (abstract), because a voxel is 5-10 times longer in z. Pairing 1x3x3
+    and 3x3x3 inside one block is our reading. `symmetric=False` makes both 1x3x3, `asymmetric=False` both 3x3x3.
+    Deviation: no learned gain in the norms, no convolution on the way around (widths never change inside a level).
     """
 
-    def __init__(self, channels: int, embedding: int, *, symmetric: bool, centred: bool = True) -> None:
+    def __init__(
+        self, channels: int, embedding: int, *, symmetric: bool, asymmetric: bool = True, centred: bool = True
+    ) -> None:
         super().__init__()
         self.norm1 = PixelNorm(centred=centred)
-        self.asymmetric = PlaneConv(channels, channels, (1, 3))
+        self.asymmetric = PlaneConv(channels, channels, (1, 3) if asymmetric else (3, 3))
         self.film = nn.Linear(embedding, 2 * channels)
         self.norm2 = PixelNorm(centred=centred)
         self.second = PlaneConv(channels, channels, (3, 3) if symmetric else (1, 3), zero=True)
@@ -122,10 +125,14 @@ class FirstLastAttention(nn.Module):
     """FLAB, the First and Last slices Attention Block: every section looks at the clean sections either side of the
     gap.
 
-    Queries: every section. Keys and values: the first and the last clean section next to the gap, in a k x k lateral
-    window: A = softmax over (section, offset) of q.k / sqrt(c) + b[offset] + b[z distance]. It is a soft feature flow;
-    it also returns the expected offset into each of the two, which ALR warps with. The paper names the block; the
-    window, the biases and the flow are our guesses.
+    Queries q: every section. Keys k and values v: the first and the last clean section next to the gap, in a k x k
+    lateral window. With s in {first, last} and d among the window's offsets, at each pixel p of section z:
+
+        A(s, d)    = softmax over (s, d) of  q(z, p) . k(s, p + d) / sqrt(c) + b[d] + b[|z - s|]
+        out(z, p)  = x(z, p) + W sum of A(s, d) v(s, p + d)
+        flow(z, s) = sum over d of d A(s, d) / sum over d of A(s, d)      a soft feature flow, which ALR warps with
+
+    "First and Last slices Attention Block" (abstract) is all that is public: window, biases and flow are our guesses.
     """
 
     offsets: Tensor
@@ -201,10 +208,11 @@ def warp(image: Tensor, flow: Tensor) -> Tensor:
 
 
 class ReconstructionHead(nn.Module):
-    """ALR, Adaptive and Learnable Reconstruction: x0 = g1 W(first) + g2 W(last) + g3 r, with g a convex gate per pixel.
+    """ALR, Adaptive and Learnable Reconstruction: x0_hat = g1 r + g2 W(first) + g3 W(last), at every pixel.
 
-    W warps the two clean neighbours by FLAB's expected offset plus a learned correction; r is generated. Which inputs
-    the paper's module weighs is not public; this convex gate is our guess.
+    g = softmax of three learned maps ("adaptive": a convex gate per pixel); r is generated ("learnable"); and
+    W(s)(p) = s(p + flow + 8 tanh(c)) samples a clean neighbour s along FLAB's flow and a learned correction c. Which
+    inputs the paper's module weighs is not public: gate, warps and correction are our guess.
     """
 
     REACH = 8.0  # pixels that the learned correction can add to FLAB's flow

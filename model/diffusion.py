@@ -70,8 +70,10 @@ class Estimate(NamedTuple):
 def evaluate(network: AnisoUNet3D, condition: Condition, noisy: Tensor, sigma: Tensor) -> Estimate:
     """One network evaluation at noisy (B, 1, K, H, W) and sigma (B,).
 
-    MJS: eps_x = (x - x0_hat) / sigma, w = sigmoid(gate), eps* = w eps_hat + (1 - w) eps_x. The gate starts at
-    EDM's c_skip (sigma_data^2 / (sigma^2 + sigma_data^2)): trust the noise head at small sigma, the x0 head at large.
+    MJS, "joint strategy for noise estimation": eps_x = (x - x0_hat) / sigma, w = sigmoid(g + 2 ln(sigma_data / sigma)),
+    eps* = w eps_hat + (1 - w) eps_x, x0* = x - sigma eps*. With g = 0 the weight is EDM's c_skip (sigma_data^2 /
+    (sigma^2 + sigma_data^2)): trust the noise head at small sigma, the x0 head at large. Nearest published: Benny and
+    Wolf, CVPR 2022 (dual output). The gate per pixel and its prior are our guess.
     """
     s = sigma[:, None, None, None, None]
     kind = network.config.outputs

@@ -31,6 +31,8 @@ REFERENCE_NM = (47.5, 4.6)  # section thickness and lateral voxel size that cond
 FLOW_LEVEL = (
     2  # the level whose attention steers ALR's warps: at 1/8 resolution a 7 x 7 window reaches 24 px either way
 )
+OUTPUTS = ("mjs", "eps+x0", "x0", "eps")
+LATER = {"asymmetric": True}  # settings that older cards and states do not have, and need not
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class NetworkConfig:
     unshuffle: int = 2  # pixels a side folded into channels at the input: costs a quarter of full resolution
     embedding: int = 128  # width of the noise-level and voxel-size vector
     symmetric: bool = True  # 3x3x3 beside 1x3x3 below level 0; False: 1x3x3 everywhere (the asymmetric-only ablation)
+    asymmetric: bool = True  # 1x3x3 as the first of two, and alone at level 0; False: 3x3x3 everywhere
     flab: bool = True  # First and Last slices Attention Block; False: sections meet in 3x3x3 convolutions only
     flab_window: tuple[int, ...] = (0, 0, 7, 5)  # k of the k x k window at each level; 0 = no attention at that level
     flab_width: int = 32  # channels of its queries, keys and values
@@ -55,6 +58,20 @@ class NetworkConfig:
     voxel: bool = True  # condition on the voxel size
     centred_norm: bool = True  # per-pixel LayerNorm (fused kernel); False: per-pixel RMSNorm
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what is no network."""
+        levels = (self.encoder, self.decoder, self.flab_window)
+        if len(self.widths) < 2 or any(len(level) != len(self.widths) for level in levels):
+            raise ValueError("widths, encoder, decoder and flab_window must say one number a level, 2 levels or more")
+        if min(*self.widths, self.unshuffle, self.embedding, self.flab_width) < 1 or min(map(min, levels)) < 0:
+            raise ValueError("widths, unshuffle, embedding and flab_width are 1 or more, numbers a level 0 or more")
+        if any(k and not k % 2 for k in self.flab_window):
+            raise ValueError(f"flab_window {self.flab_window} must be odd, or 0 where there is none")
+        if self.outputs not in OUTPUTS:
+            raise ValueError(f"outputs {self.outputs!r} is not one of {', '.join(OUTPUTS)}")
+        if not self.symmetric and not self.asymmetric:
+            raise ValueError("symmetric and asymmetric cannot both be off: no convolution would be left")
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> NetworkConfig:
         """From a card's JSON: lists become tuples, an unknown key is an error."""
@@ -65,7 +82,8 @@ class NetworkConfig:
         return cls(**ready)
 
     def to_dict(self) -> dict[str, Any]:
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        said = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return {k: v for k, v in said.items() if LATER.get(k) != v}
 
     @property
     def stride(self) -> int:
@@ -79,22 +97,33 @@ PRESETS: Mapping[str, NetworkConfig] = {
     # one GPU, half an hour: the same design, wider and deeper
     "bridge": NetworkConfig(widths=(64, 96, 160, 192), encoder=(1, 1, 2, 2), decoder=(2, 2, 2, 2), near=True,
                             aligned=True),
-    # nearest to the letter of the paper: RMSNorm, full resolution, no voxel size
+    # nearest to the letter of the paper's abstract: RMSNorm, full resolution, no voxel size, and neighbours that are
+    # seen in their own places only. What remains ours, not the paper's: every guess of DESIGN.md's first table, the
+    # known pixels beside the mask, level 0 for the targets alone; and training, which shows the blind level (--blind 0
+    # leaves that out)
     "paper": NetworkConfig(widths=(32, 64, 128, 128), encoder=(1, 2, 2, 2), decoder=(2, 2, 2, 2), unshuffle=1,
-                           flab_window=(0, 0, 7, 5), voxel=False, centred_norm=False),
+                           flab_window=(0, 0, 7, 5), neighbours=False, voxel=False, centred_norm=False),
 }  # fmt: skip
 
 
 class Outputs(NamedTuple):
-    """The three maps of MJS at the targets, each (B, 1, K, H, W) float32."""
+    """The three maps of MJS at the targets, each (B, 1, K, H, W) float32.
 
-    noise: Tensor  # predicted noise, unit variance
-    clean: Tensor  # predicted clean section in [-1, 1]
-    gate: Tensor  # logit of the weight of `noise` in the joint estimate
+    "Multi-output Joint Strategy for noise estimation" (abstract): that there is more than one output, and that they
+    make one estimate of the noise, is the paper's; which three, and the gate, are our guess.
+    """
+
+    noise: Tensor  # eps_hat: predicted noise, unit variance
+    clean: Tensor  # x0_hat: predicted clean section in [-1, 1]
+    gate: Tensor  # g: logit of the weight of `noise` in the joint estimate, on top of EDM's prior
 
 
 class AnisoUNet3D(nn.Module):
-    """Asymmetric and symmetric 3-D U-Net with FLAB, ALR and the three outputs of MJS."""
+    """Asymmetric and symmetric 3-D U-Net with FLAB, ALR and the three outputs of MJS.
+
+    The abstract names the kinds of convolution, ALR and FLAB. Depth, widths, where each stands and what joins them are
+    our guess; so is that sections keep their own places along z, and that z is never pooled.
+    """
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -114,9 +143,12 @@ class AnisoUNet3D(nn.Module):
 
     def _level(self, level: int, count: int) -> nn.ModuleList:
         c = self.config
-        symmetric = c.symmetric and level > 0  # lateral resolution is 5-10 times the axial at level 0
+        # Lateral resolution is 5-10 times the axial at level 0: 1x3x3 alone, unless that kind is ablated
+        symmetric = c.symmetric and (level > 0 or not c.asymmetric)
         return nn.ModuleList(
-            ResidualBlock(c.widths[level], c.embedding, symmetric=symmetric, centred=c.centred_norm)
+            ResidualBlock(
+                c.widths[level], c.embedding, symmetric=symmetric, asymmetric=c.asymmetric, centred=c.centred_norm
+            )
             for _ in range(count)
         )
 

@@ -14,21 +14,25 @@ from model.sampler import SIGMA_MAX
 
 @dataclass(frozen=True, slots=True)
 class LossWeights:
-    """Weights of the MJS loss's five terms; the paper's are not public, these are our guess."""
+    """Weights lambda of the MJS loss's five terms; terms and weights are our guess, the paper's are not public."""
 
-    noise: float = 1.0
-    clean: float = 1.0
-    joint: float = 1.0
-    charbonnier: float = 0.1
-    ssim: float = 0.05
+    noise: float = 1.0  # lambda_1: |eps_hat - eps|^2
+    clean: float = 1.0  # lambda_2: min(1 + SNR, 5) |x0_hat - x0|^2
+    joint: float = 1.0  # lambda_3: |eps* - eps|^2, which trains the gate alone
+    charbonnier: float = 0.1  # lambda_4: sqrt(|x0_hat - x0|^2 + 1e-4)
+    ssim: float = 0.05  # lambda_5: 1 - MS-SSIM(x0*, x0) where sigma < sigma_data
     known: float = 0.1  # weight of pixels that were given, beside 1 for those to restore
 
 
 def loss(estimate: Estimate, truth: Tensor, eps: Tensor, sigma: Tensor, known: Tensor, weights: LossWeights) -> Tensor:
-    """MJS loss of a batch; truth, eps, known (B, 1, K, H, W), sigma (B,). Scalar.
+    """MJS loss of a batch; truth x0, eps, known (B, 1, K, H, W), sigma (B,). Scalar.
 
-    Deviation from plain min-SNR: the clean term is weighted min(1 + SNR, 5), not min(SNR, 5), which would leave x0
-    untrained at large sigma, where the sampler needs it most. Units: x0 errors are in sigma_data.
+        L = lambda_1 |eps_hat - eps|^2 + lambda_2 min(1 + SNR, 5) |x0_hat - x0|^2 + lambda_3 |eps* - eps|^2
+            + lambda_4 Charbonnier(x0_hat, x0) + lambda_5 (1 - MS-SSIM(x0*, x0)),   SNR = (sigma_data / sigma)^2
+
+    eps*, x0*: the joint estimate, as `diffusion.evaluate` has it. x0 errors are in sigma_data. Deviations: plain
+    min-SNR (Hang et al., ICCV 2023) would be min(SNR, 5), which leaves x0 untrained at large sigma, where the sampler
+    needs it most; and no term that speaks of noise counts where the evaluation is blind.
     """
     out = estimate.outputs
     pixel = (1 - known) + weights.known * known

@@ -35,6 +35,7 @@ _X0 = replace(Settings().weights, noise=0.0, joint=0.0)
 VARIANTS: Mapping[str, Variant] = {
     "full": Variant("everything on"),
     "asymmetric": Variant("1x3x3 convolutions only", {"symmetric": False}),
+    "symmetric": Variant("3x3x3 convolutions only", {"asymmetric": False}),
     "no-flab": Variant("no First and Last slices Attention Block", {"flab": False}),
     "no-alr": Variant("no Adaptive and Learnable Reconstruction", {"alr": False}),
     "x0": Variant("x0 head alone", {"outputs": "x0"}, {"weights": _X0}),

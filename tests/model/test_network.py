@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from model.blocks import FirstLastAttention, PixelNorm, PlaneConv, shuffled, unshuffled, warp
+from model.blocks import FirstLastAttention, PixelNorm, PlaneConv, ResidualBlock, shuffled, unshuffled, warp
 from model.network import PRESETS, AnisoUNet3D, NetworkConfig, Outputs
 from tests.model.tiny import TINY, alive
 
@@ -74,7 +74,7 @@ def test_shuffling_pixels_to_channels_loses_nothing() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{}, {"symmetric": False}, {"flab": False}, {"alr": False}, {"outputs": "x0"}, {"outputs": "eps"},
+    [{}, {"symmetric": False}, {"asymmetric": False}, {"flab": False}, {"alr": False}, {"outputs": "x0"}, {"outputs": "eps"},
      {"mask_channel": False}, {"voxel": False}, {"neighbours": False}, {"centred_norm": False}],
     ids=str,
 )  # fmt: skip
@@ -95,6 +95,32 @@ def run(network: AnisoUNet3D, channels: int) -> Outputs:
 def test_the_shipped_preset_has_all_five_pieces() -> None:
     c = PRESETS["cpu"]
     assert c.symmetric and c.flab and c.alr and c.outputs == "mjs" and c.mask_channel
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"widths": (8,)}, "one number a level, 2 levels or more"),
+        ({"encoder": (1, 1)}, "widths, encoder, decoder and flab_window must say one number a level"),
+        ({"flab_window": (0, 0, 4)}, r"flab_window \(0, 0, 4\) must be odd, or 0"),
+        ({"outputs": "both"}, "outputs 'both' is not one of mjs, eps.x0, x0, eps"),
+        ({"unshuffle": 0}, "unshuffle, embedding and flab_width are 1 or more"),
+        ({"symmetric": False, "asymmetric": False}, "cannot both be off"),
+    ],
+)
+def test_what_is_no_network_is_refused(change: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        replace(TINY, **change)  # type: ignore[arg-type]
+
+
+def test_without_asymmetric_kernels_every_block_looks_along_z() -> None:
+    """3x3x3 everywhere, level 0 included; older cards, which do not know the switch, mean that it is on."""
+    def depths(config: NetworkConfig) -> set[tuple[int, int]]:
+        return {(b.asymmetric.depth, b.second.depth) for b in AnisoUNet3D(config).modules() if isinstance(b, ResidualBlock)}
+
+    assert depths(TINY) == {(1, 1), (1, 3)} and depths(replace(TINY, symmetric=False)) == {(1, 1)}
+    assert depths(replace(TINY, asymmetric=False)) == {(3, 3)}
+    assert "asymmetric" not in TINY.to_dict() and replace(TINY, asymmetric=False).to_dict()["asymmetric"] is False
 
 
 def test_an_unknown_setting_in_a_card_is_refused() -> None:
