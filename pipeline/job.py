@@ -39,6 +39,7 @@ from pipeline.store import (
     open_uncertainty,
     overlay_grain,
     read_attrs,
+    update_attrs,
 )
 from pipeline.volume import Volume
 
@@ -61,8 +62,9 @@ def propose(config: Config) -> Proposal:
     _check_intensity(config.recipe, source)
     if config.output.mode == "volume":
         check_pyramid(source)
-    _, needs = load(config.recipe, source.voxel_nm)
-    recipe = config.recipe.model_copy(update={"intensity": _intensity(config, source, needs)})
+    recipe = config.recipe.model_copy(update={"batch": config.recipe.batch or _batch(config, source)})
+    _, needs = load(recipe, source.voxel_nm)
+    recipe = recipe.model_copy(update={"intensity": _intensity(config, source, needs)})
     flags = flagfile.load(config.flags, shape=source.shape, mask_shape=lambda uri: Volume.open(uri, mask=True).shape)
     grain = _kept_grain(config.output.path) or _grain(config, source)
     geometry = Geometry(source.shape, slab_cell(config.site, grain, source.shape), needs)
@@ -148,6 +150,15 @@ def _intensity(config: Config, source: Volume, needs: Needs) -> tuple[float, flo
     return tuple(kept) if kept else measure(source)
 
 
+def _batch(config: Config, source: Volume) -> int:
+    """As the store has it from an earlier run, so that nothing is done again; else as the restorer measures it here."""
+    if is_store(config.output.path) and (kept := read_attrs(config.output.path)["zmend"].get("batch")):
+        return int(kept)
+    restorer, _ = load(config.recipe.model_copy(update={"batch": 1}), source.voxel_nm)
+    measure = getattr(restorer, "best_batch", None)
+    return int(measure()) if measure else 1
+
+
 def _check_intensity(recipe: Recipe, source: Volume) -> None:
     if recipe.intensity is None:
         return
@@ -185,6 +196,8 @@ def install(proposal: Proposal) -> None:
     """Check the store, extend it where the source has grown, and put the plan and the flags into it. Needs its lock."""
     config, plan = proposal.config, proposal.plan
     _create(proposal)
+    if not config.recipe.batch:
+        update_attrs(config.output.path, zmend={"batch": plan.header["recipe"]["batch"]})
     zmend = Files(config.output.path) / "zmend"
     zmend.keep(f"flags/{proposal.flags.digest}.csv", flags_text(proposal.flags).encode())
     zmend.keep(f"plans/{plan.hash}.json", dump(plan).encode())

@@ -36,6 +36,26 @@ class Drifting(Textured):
         return made
 
 
+class Measured(Textured):
+    """Its best batch is another one each time that it is measured."""
+
+    measured = 0
+
+    def best_batch(self) -> int:
+        Measured.measured += 1
+        return 4 * Measured.measured
+
+
+class Lame(Drifting):
+    """The first process that tests it computes nonsense, whatever it computes."""
+
+    def __init__(self, *, marks: str = "", **kw) -> None:
+        super().__init__(**kw)
+        if in_worker() and not list(Path(marks).iterdir()):
+            (Path(marks) / str(os.getpid())).touch()
+            self.nan = True
+
+
 class Marking(Textured):
     """Leaves a mark, the process's id, each time that it fails; at most so many times."""
 

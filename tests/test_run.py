@@ -445,3 +445,13 @@ def test_ctrl_c_while_merging_stops_and_can_go_on(job: Job) -> None:
         run(propose(job.load()), on_event=once, stop=stop)
     job.run()
     check(job.folder / "out.zarr")
+
+
+def test_a_batch_that_was_measured_is_kept(job: Job) -> None:
+    job.flags("3\n")
+    measured = {"recipe": {"restorer": "tests.devices:Measured", "batch": 0}}
+    assert redone(job, **measured) == {(3, 4)}
+    assert propose(job.load(**measured)).plan.header["recipe"]["batch"] == 4
+    assert redone(job, **measured) == set()
+    assert propose(job.load("other.zarr", **measured)).plan.header["recipe"]["batch"] == 8, "another store, another GPU"
+    assert propose(job.load("other.zarr", recipe={"restorer": "linear", "batch": 0})).plan.header["recipe"]["batch"] == 1

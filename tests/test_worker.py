@@ -167,6 +167,19 @@ def test_where_no_worker_is_fit_the_run_ends_and_says_why(job: Job) -> None:
     assert any("are no numbers" in event["why"] for event in events if event["kind"] == "worker_left")
 
 
+def test_a_worker_that_is_not_fit_leaves_and_the_others_do_its_slabs(job: Job) -> None:
+    marks, events = job.folder / "marks", []
+    marks.mkdir()
+    recipe = {"restorer": "tests.devices:Lame", "options": {"marks": str(marks)}}
+    summary = run(propose(job.load(recipe=recipe, site={"workers": 2, "slab_px": 128})), on_event=events.append)
+    assert summary["done"] == summary["slabs"]
+    (left,) = [e for e in events if e["kind"] == "worker_left"]
+    assert f"process {next(marks.iterdir()).name}" in left["why"]
+    assert "are no numbers" in left["why"]
+    job.run("undisturbed.zarr", recipe=recipe, site={"slab_px": 128})
+    assert store_digest(job.folder / "out.zarr") == store_digest(job.folder / "undisturbed.zarr")
+
+
 # --- memory
 
 
