@@ -8,6 +8,12 @@ coverage         share of truths inside the central 90 % interval               
 sample/mean      mean squared error of one member over that of the posterior mean                     2
 rank histogram   share of truths with r members below them, r = 0 ... k                      1/(k+1) each
 
+And of the spread that is stored beside each restored voxel (`spread.spread`), around the members' mean:
+
+within           share of truths within 1.645 spread of the mean                     .90, less by sqrt((k+1)/k)
+tenths           of the voxels, by spread: mean spread and rms error of each           equal
+refused/kept     rms error of the tenth with the widest spread over that of the rest   above 1: it pays to refuse
+
 (k+1)/k: the mean of k members misses by (1 + 1/k) times the variance, because it is itself one draw (Fortin et al.,
 J. Hydrometeorology 2014, eq. 16). For the same reason the error of the mean of k members is 1 + 1/k times that of the
 posterior mean; the ratio sample/mean is corrected for it.
@@ -53,6 +59,30 @@ def calibration(truth: Floats, members: Floats, where: Bools | None = None, seed
     )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """Whether the stored spread tells where the errors are; in the units of the images."""
+
+    within: float
+    refused_over_kept: float
+    spread_of_tenths: tuple[float, ...]  # rising
+    error_of_tenths: tuple[float, ...]
+
+    def to_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def reliability(truth: Floats, mean: Floats, spread: Floats, where: Bools) -> Reliability:
+    """Of restored voxels; truth, mean, spread, where (N, H, W), at least ten voxels in all."""
+    error, width = (mean - truth)[where].astype(float), spread[where].astype(float)
+    parts = np.array_split(np.argsort(width, kind="stable"), 10)
+    errors = [float(np.sqrt(np.mean(error[p] ** 2))) for p in parts]
+    kept = float(np.sqrt(np.mean(np.concatenate([error[p] for p in parts[:-1]]) ** 2)))
+    within = float(np.mean(np.abs(error) <= special.ndtri((1 + CENTRAL) / 2) * width))
+    return Reliability(within, errors[-1] / kept if kept else float("inf"),
+                       tuple(float(width[p].mean()) for p in parts), tuple(errors))  # fmt: skip
+
+
 def spread_skill(truth: Floats, members: Floats) -> float:
     """Below 1 the ensemble is too sure of itself, above 1 too timid."""
     k = len(members)
@@ -95,6 +125,14 @@ def rank_histogram(truth: Floats, members: Floats, seed: int = 0) -> npt.NDArray
     below, equal = (members < truth).sum(0), (members == truth).sum(0)
     rank = below + np.random.default_rng(seed).integers(0, equal + 1)
     return np.asarray(np.bincount(rank.ravel(), minlength=len(members) + 1) / truth.size, float)
+
+
+def joined_reliability(parts: list[Reliability]) -> Reliability:
+    """Mean over sections of equal area."""
+    tenths = (np.mean([getattr(p, name) for p in parts], 0) for name in ("spread_of_tenths", "error_of_tenths"))
+    spreads, errors = (tuple(float(v) for v in each) for each in tenths)
+    within, ratio = (float(np.mean([getattr(p, name) for p in parts])) for name in ("within", "refused_over_kept"))
+    return Reliability(within, ratio, spreads, errors)
 
 
 def joined(parts: list[Calibration]) -> Calibration:

@@ -2,6 +2,7 @@
 
     zmend evaluate --data DATA --weights default --out OUT
     zmend evaluate --data DATA --out OUT --tasks all --ensemble 8 --curve --halo --peers PEERS
+    zmend evaluate --data DATA --out OUT --tasks none --halo
 
 The tasks are those of `scenes`. Every method gets the same cases, in which nothing of the truth is left, and is scored
 on the voxels to restore alone. Nothing is fitted on test sections: the membrane classifier learned from real training
@@ -18,6 +19,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from model.device import HELP, resolve, use_threads
 from model.network import AnisoUNet3D
 from model.sampler import Sampler, ensemble
 from model.scenes import Case, Floats, Image, Method
+from model.spread import spread
 
 log = logging.getLogger("model.evaluate")
 
@@ -149,8 +152,9 @@ def result(task: str, title: str, board: Board, found: Mapping[str, Any] | None 
 class Ensemble:
     """The mean of several draws as a method, keeping what they say of their own certainty."""
 
-    def __init__(self, network: AnisoUNet3D, sampler: Sampler, seed: int, members: int) -> None:
+    def __init__(self, network: AnisoUNet3D, sampler: Sampler, seed: int, members: int, scale: float = 1.0) -> None:
         self._methods = [ours(network, ensemble(sampler), seed + _MEMBER + i) for i in range(members)]
+        self._scale = scale  # the card's spread_scale
         self.drawn: dict[str, Floats] = {}  # case name -> (k, K, H, W)
 
     def __call__(self, case: Case) -> Floats:
@@ -158,10 +162,18 @@ class Ensemble:
         self.drawn[case.name] = members
         return np.asarray(members.mean(0), np.float32)
 
+    def spread(self, case: Case) -> Floats:
+        """What a run would store beside the restored voxels: (K, H, W)."""
+        return np.asarray(self._scale * spread(self.drawn[case.name], case.unknown), np.float32)
+
     def calibration(self, cases: Sequence[Case]) -> dict[str, Any]:
-        """Over the cases, and of each."""
+        """Over the cases, and of each; then how far the stored spread can be trusted."""
         each = {c.name: calibration.calibration(c.truth, self.drawn[c.name], c.unknown) for c in cases}
+        stored = [
+            calibration.reliability(c.truth, self.drawn[c.name].mean(0), self.spread(c), c.unknown) for c in cases
+        ]
         return {"calibration": calibration.joined(list(each.values())).to_dict(),
+                "stored spread": calibration.joined_reliability(stored).to_dict(),
                 "sections": {name: found.to_dict() for name, found in each.items()}}  # fmt: skip
 
 
@@ -176,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     card = read_card(path)
     network, sampler = load_network(path, card).to(device), sampler_of(card)
     methods = {**baselines(), **_peers(options.peers)}
-    classifier = metrics.MembraneClassifier.fit(*scenes.training_sections(options.data))
+    classifier = cache(lambda: metrics.MembraneClassifier.fit(*scenes.training_sections(options.data)))
     methods[SAMPLE] = ours(network, sampler, options.seed)
     methods[MEAN] = ours(network, replace(sampler, steps=1), options.seed)
     weights = {"name": card.name, "sha256": card.sha256, "sampler": asdict(sampler)}
@@ -186,12 +198,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     texts: list[str] = []
     options.out.mkdir(parents=True, exist_ok=True)
     for task in _tasks(options):
-        spreading = Ensemble(network, sampler, options.seed, options.ensemble) if options.ensemble > 1 else None
-        found = _task(task, options, f"weights {card.name} {card.sha256[:12]}", methods, spreading, classifier)
+        spreading = _ensemble(options, network, sampler, card.spread_scale)
+        found = _task(task, options, f"weights {card.name} {card.sha256[:12]}", methods, spreading, classifier())
         record["tasks"][task] = found.to_dict()
         _publish(options.out, record, texts, report.markdown(found))
     if options.curve:
-        _publish(options.out, record, texts, probes.curve(options, network, sampler, classifier, record))
+        _publish(options.out, record, texts, probes.curve(options, network, sampler, classifier(), record))
     if options.halo:
         _publish(options.out, record, texts, probes.halo(options, card, record))
     print(report.LEGEND)
@@ -206,13 +218,19 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(f"--ensemble {options.ensemble} has no spread: draw 2 or more (8 is a good number), or 0")
     if options.seed < 0:
         raise ValueError(f"--seed {options.seed} must be 0 or more")
+    if not _tasks(options) and (options.update_card or not (options.curve or options.halo)):
+        raise ValueError("--tasks none measures nothing: add --halo or --curve, and leave --update-card out")
     if options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out {options.out} is a file: name a folder, which may be new")
     scenes.check(options.data, _tasks(options))
 
 
+def _ensemble(options: argparse.Namespace, network: AnisoUNet3D, sampler: Sampler, scale: float) -> Ensemble | None:
+    return Ensemble(network, sampler, options.seed, options.ensemble, scale) if options.ensemble else None
+
+
 def _tasks(options: argparse.Namespace) -> Sequence[str]:
-    return scenes.TASKS if "all" in options.tasks else options.tasks
+    return scenes.TASKS if "all" in options.tasks else [t for t in options.tasks if t != "none"]
 
 
 def _task(task: str, options: argparse.Namespace, weights: str, methods: Mapping[str, Method],
@@ -222,10 +240,13 @@ def _task(task: str, options: argparse.Namespace, weights: str, methods: Mapping
     cases = scenes.limit(cases, *_QUICK) if options.quick else cases
     extra = {f"ours (mean of {options.ensemble})": spreading} if spreading else {}
     board = compare(cases, {**methods, **extra}, classifier)
-    spread = spreading.drawn[cases[0].name].std(0, ddof=1) if spreading else None
     shown = {n: i for n, i in board.images.items() if n != REAL}
-    figures.pictures(options.out / f"{task}.png", cases[0], shown, spread)
+    figures.pictures(options.out / f"{task}.png", cases[0], shown, spreading.spread(cases[0]) if spreading else None)
     found = spreading.calibration(cases) if spreading else None
+    if found:
+        stored = found["stored spread"]
+        figures.calibration(options.out / f"{task}-calibration.png", found["calibration"]["ranks"],
+                            stored["spread_of_tenths"], stored["error_of_tenths"])  # fmt: skip
     title = f"{len(cases)} cases of {cases[0].gap} section(s), {weights}"
     return result(task, title + (", QUICK: not to be quoted" if options.quick else ""), board, found)
 
@@ -262,8 +283,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", type=Path, required=True, help="folder of manifest.json and the npz files it names (vnc_stack1, ...)")
     add("--weights", default="default", help="shipped name or path of a .safetensors file")
     add("--out", type=Path, default=Path(".train/eval"), help="folder for metrics.json, metrics.md and pictures")
-    add("--tasks", nargs="+", default=["vnc1"], choices=(*scenes.TASKS, "validation", "all"), metavar="TASK",
-        help=f"{', '.join(scenes.TASKS)}, validation; all = every one but validation")  # fmt: skip
+    add("--tasks", nargs="+", default=["vnc1"], choices=(*scenes.TASKS, "validation", "all", "none"),
+        metavar="TASK", help=f"{', '.join(scenes.TASKS)}, validation; all: every one but that; none")  # fmt: skip
     add("--ensemble", type=int, default=0, metavar="K", help="draw K samples a case and measure their calibration")
     add("--curve", action="store_true", help="membrane F1 against power over sampler settings, on validation rows")
     add("--halo", action="store_true", help="how much tiles of 256 px differ from the whole section, by halo")

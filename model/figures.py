@@ -66,3 +66,33 @@ def curve(path: Path, points: Sequence[tuple[str, float, float]], baselines: Seq
     axis.set_xlabel("high-frequency power over the real section's (0.125-0.5 cycles per pixel)")
     axis.set_ylabel("membrane F1 of a classifier fitted to real sections")
     figure.savefig(path, dpi=110)
+
+
+def halo(path: Path, found: Mapping[int, Mapping[str, float]], declared: int) -> None:
+    """Largest and mean difference of a tile from the whole section, in grey levels, against the halo in pixels."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    for name, style in (("max", "o-"), ("mean", "s-")):
+        axis.semilogy(list(found), [max(row[name], 1e-4) for row in found.values()], style, ms=5, label=name)
+    axis.axhline(1.0, ls=":", lw=1, color="grey")  # one grey level
+    axis.axvline(declared, ls="--", lw=1, color="grey", label=f"declared: {declared} px")
+    axis.set_xlabel("halo around a tile, pixels")
+    axis.set_ylabel("grey levels between tile and whole section")
+    axis.legend()
+    figure.savefig(path, dpi=110)
+
+
+def calibration(path: Path, ranks: Sequence[float], spreads: Sequence[float], errors: Sequence[float]) -> None:
+    """How often the truth lies at each rank among the members; rms error against spread, grey values in [0, 1]."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.bar(range(len(ranks)), ranks, color="steelblue")
+    left.axhline(1 / len(ranks), ls="--", lw=1, color="grey")
+    left.set_xlabel("members below the truth")
+    left.set_ylabel("share of voxels (calibrated: dashed)")
+    right.plot([255 * s for s in spreads], [255 * e for e in errors], "o-", ms=5)
+    top = 255 * max(*spreads, *errors)
+    right.plot([0, top], [0, top], ls="--", lw=1, color="grey")
+    right.set_xlabel("spread of a tenth of the voxels, grey levels")
+    right.set_ylabel("rms error of the mean there (calibrated: dashed)")
+    figure.savefig(path, dpi=110)

@@ -89,6 +89,7 @@ def halo(options: argparse.Namespace, card: Card, record: dict[str, Any]) -> str
     )  # fmt: skip
     found = differences(restorer, case, _CORES[:1] if options.quick else _CORES, _TILE, HALOS)
     record["halo"] = {"tile": _TILE, "cores": _CORES, "card_halo": card.halo, "grey_levels": found}
+    figures.halo(options.out / "halo.png", found, card.halo)
     lines = [f"## halo: {_TILE} px tiles against the whole section, grey levels (the card's halo is {card.halo})", "",
              "| halo | max | mean |", "|---|---|---|"]  # fmt: skip
     lines += [f"| {h} | {row['max']:.4f} | {row['mean']:.5f} |" for h, row in found.items()]

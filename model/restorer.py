@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from model import batches, guard
 from model.checkpoint import Card, load_network, locate, read_card
 from model.device import DeviceError, resolve
 from model.noise import normal
 from model.sampler import Sampler, ensemble
+from model.spread import spread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,8 +41,6 @@ MPX_S = 0.023
 MEMORY_BYTES = 600 << 20
 _SAMPLER_OPTIONS = tuple(f.name for f in fields(Sampler))
 _OPTIONS = ("weights", "seed", "voxel_nm", "batch", "threads", "device", "compile", *_SAMPLER_OPTIONS)
-
-_SMOOTH = 9  # pixels: the window over which the ensemble's variance is averaged
 
 Floats = npt.NDArray[np.float32]
 
@@ -167,25 +165,20 @@ class DiffusionRestorer:
         """What `restore` gives, bit for bit, and how far `draws` samples lie apart.
 
         The spread (B, D, H, W), in the units of the window, is the standard deviation over an ensemble whose members
-        differ in their noise alone (`sampler.ensemble`), its variance averaged over 9 x 9 pixels because few draws
-        tell little about one pixel, times the card's `spread_scale`, which makes it as wide as the errors on validation
-        rows are. Zero where nothing was drawn.
+        differ in their noise alone (`sampler.ensemble`), smoothed (`spread.spread`), times the card's `spread_scale`,
+        which makes it as wide as the errors on validation rows are. Zero where nothing was drawn.
         """
         if draws < 2:
             raise RestorerError(f"{draws} draws have no spread: ask for 2 or more (8 is a good number)")
-        result, spread = self.restore(window, known, targets, origin), np.zeros(window.shape, np.float32)
+        result, wide = self.restore(window, known, targets, origin), np.zeros(window.shape, np.float32)
         for part in self._batches(len(window)):
             members = np.stack([
                 self._draw(window[part], known[part], targets, origin[part], ensemble(self._sampler), stream)
                 for stream in range(1, draws + 1)
             ])  # (draws, B, K, H, W)  # fmt: skip
             inside = ~known[part, targets[0] : targets[1]]
-            window_of = (0, 0, _SMOOTH, _SMOOTH)
-            drawn = ndimage.uniform_filter(inside.astype(np.float32), window_of, mode="nearest")
-            variance = ndimage.uniform_filter(members.var(0, ddof=1) * inside, window_of, mode="nearest")
-            variance = variance / np.maximum(drawn, 1 / _SMOOTH**2)  # known pixels have none and do not count
-            spread[part, targets[0] : targets[1]] = self._card.spread_scale * np.sqrt(variance.clip(0)) * inside
-        return result, spread
+            wide[part, targets[0] : targets[1]] = self._card.spread_scale * spread(members, inside)
+        return result, wide
 
     def _batches(self, count: int) -> list[slice]:
         return [slice(start, min(start + self._batch, count)) for start in range(0, count, self._batch)]

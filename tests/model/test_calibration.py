@@ -63,6 +63,42 @@ def test_only_the_restored_voxels_count() -> None:
     assert c.calibration(truth, members, where).spread_skill == pytest.approx(expected.spread_skill)
 
 
+def reliable(factor: float) -> c.Reliability:
+    """Errors drawn with a scale that differs from place to place, and a spread that says `factor` times that scale."""
+    rng = np.random.default_rng(0)
+    scale = rng.uniform(0.2, 2.0, SHAPE)
+    return c.reliability(scale * rng.standard_normal(SHAPE), np.zeros(SHAPE), factor * scale, np.ones(SHAPE, bool))
+
+
+def test_a_spread_that_is_the_error_to_expect() -> None:
+    found = reliable(1.0)
+    assert found.within == pytest.approx(0.9, abs=0.01)
+    assert found.error_of_tenths == pytest.approx(found.spread_of_tenths, rel=0.06)
+    assert list(found.spread_of_tenths) == sorted(found.spread_of_tenths)
+    assert found.refused_over_kept == pytest.approx(1.91 / np.sqrt(np.mean(np.linspace(0.2, 1.82, 100) ** 2)), rel=0.05)
+
+
+def test_a_spread_that_says_too_little_covers_too_little() -> None:
+    found = reliable(0.5)
+    assert found.within < 0.65
+    assert found.error_of_tenths == pytest.approx([2 * s for s in found.spread_of_tenths], rel=0.06)
+
+
+def test_a_spread_that_knows_nothing_refuses_in_vain() -> None:
+    rng = np.random.default_rng(1)
+    where = np.zeros(SHAPE, bool)
+    where[:2] = True
+    found = c.reliability(rng.standard_normal(SHAPE), np.where(where, 0, 50), rng.uniform(1, 2, SHAPE), where)
+    assert found.refused_over_kept == pytest.approx(1, abs=0.08), "and known voxels do not count"
+
+
+def test_joined_reliability_is_the_mean() -> None:
+    a, b = reliable(1.0), reliable(0.5)
+    both = c.joined_reliability([a, b])
+    assert both.within == pytest.approx((a.within + b.within) / 2)
+    assert both.spread_of_tenths[3] == pytest.approx((a.spread_of_tenths[3] + b.spread_of_tenths[3]) / 2)
+
+
 def test_joined_is_the_mean() -> None:
     a, b = (c.calibration(*drawn(4, s)) for s in (0.5, 1.0))
     assert c.joined([a, b]).spread_skill == pytest.approx((a.spread_skill + b.spread_skill) / 2)

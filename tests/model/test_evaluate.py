@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from model import evaluate, metrics, probes, report, scenes, tally
+from model import evaluate, figures, metrics, probes, report, scenes, tally
 from model.baselines import baselines
+from model.checkpoint import read_card
 from model.restorer import DiffusionRestorer
 from model.sampler import Sampler
 from tests.model.phantoms import case, folder, volume
@@ -142,6 +144,54 @@ def test_an_ensemble_is_the_mean_of_different_draws() -> None:
     assert several.calibration([c])["calibration"]["members"] == 3
 
 
+def test_the_spread_of_an_evaluation_is_what_a_run_stores(weights: Path) -> None:
+    """The same draws through the restorer and through the evaluation: one definition of their spread."""
+    card = read_card(weights)
+    replace(card, spread_scale=1.7).write(weights.with_suffix(".json"))
+    c = case(edge=64)
+    restorer = DiffusionRestorer(voxel_nm=c.voxel_nm, weights=str(weights), threads=1, device="cpu")
+    drawn: list[np.ndarray] = []
+    real = restorer._draw
+    restorer._draw = lambda *given: drawn.append(real(*given)) or drawn[-1]  # type: ignore[method-assign, func-returns-value]
+    _, stored = restorer.restore_with_spread(c.sections[None], c.known[None], c.targets, np.array([c.origin], np.int64), 3)
+    method = evaluate.Ensemble(alive(), Sampler(), 0, 3, scale=1.7)
+    method.drawn[c.name] = np.stack(drawn[1:])[:, 0]
+    np.testing.assert_allclose(method.spread(c), stored[0, c.targets[0] : c.targets[1]], rtol=1e-5)
+    assert stored.max() > 0
+
+
+def test_a_halo_is_drawn_as_a_curve_with_what_is_declared(tmp_path: Path) -> None:
+    figures.halo(tmp_path / "halo.png", {16: {"max": 9.0, "mean": 0.5}, 96: {"max": 0.0, "mean": 0.0}}, 64)
+    assert (tmp_path / "halo.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["--ensemble", "1"], "--ensemble 1 has no spread: draw 2 or more"),
+        (["--ensemble", "-3"], "--ensemble -3 has no spread"),
+        (["--seed", "-1"], "--seed -1 must be 0 or more"),
+        (["--tasks", "none"], "--tasks none measures nothing: add --halo or --curve"),
+        (["--tasks", "none", "--halo", "--update-card"], "leave --update-card out"),
+        (["--out", "FILE"], "--out .*manifest.json is a file: name a folder"),
+        (["--device", "gpu"], "device 'gpu' is unknown; the devices are cpu, cuda"),
+        (["--threads", "-1"], "--threads -1 must be 0"),
+        (["--peers", "/nowhere"], "there is no folder /nowhere; .* trains peers into it"),
+        (["--weights", "defalt"], "weights 'defalt': no such file"),
+        (["--tasks", "pinky"], "made for the stack pinky_sample2, which .* does not name"),
+        (["--tasks", "none", "--halo"], r"--halo cuts tiles from sections of 1024 px; vnc_stack1 has \(1024, 64\)"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_in_words(tmp_path: Path, weights: Path, change: list[str], words: str) -> None:
+    manifest = folder(tmp_path) / "manifest.json"
+    if "pinky" in change:
+        manifest.write_text(json.dumps({k: v for k, v in json.loads(manifest.read_text()).items() if k != "pinky_sample2"}))
+    change = [str(manifest) if word == "FILE" else word for word in change]
+    base = ["--data", str(tmp_path), "--weights", str(weights), "--out", str(tmp_path / "out"), "--threads", "1", "--quick"]
+    with pytest.raises(ValueError, match=words):
+        evaluate.main([*base, *change])
+
+
 @pytest.mark.slow
 def test_the_command_line_writes_numbers_pictures_and_where_they_come_from(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, here = tmp_path / "out", tmp_path / "data"
@@ -160,7 +210,8 @@ def test_the_command_line_writes_numbers_pictures_and_where_they_come_from(tmp_p
     assert "links_wrong" in one["mean"]["ours"] and "links_wrong" not in record["tasks"]["tile"]["mean"]["ours"]
     assert record["tasks"]["pinky"]["mean"]["ours"]["membrane_f1"] is None
     assert len(record["curve"]["settings"]) > 5
-    for name in ("vnc1", "vnc2", "pinky", "tile", "curve"):
+    assert len(one["calibration"]["stored spread"]["error_of_tenths"]) == 10
+    for name in ("vnc1", "vnc1-calibration", "vnc2", "pinky", "tile", "curve"):
         assert (out / f"{name}.png").stat().st_size > 5000
     printed = capsys.readouterr().out
     assert "## tile" in printed and (out / "metrics.md").read_text().count("## ") == 5
