@@ -259,6 +259,7 @@ class DiffusionRestorer:
             if self._threads:
                 torch.set_num_threads(self._threads)
             torch.backends.cudnn.allow_tf32 = False  # float32 is used where rounding would show
+            torch.backends.cudnn.deterministic = True  # the same bits, run after run
             try:
                 device = resolve(self._device)
             except DeviceError as error:
