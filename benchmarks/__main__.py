@@ -9,13 +9,13 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import end_to_end, restorer
+from benchmarks import end_to_end, restorer, scheduling
 from pipeline.summary import environment
 
 RESULTS = Path(__file__).parent / "results"
 
 
-PARTS = {"end_to_end": end_to_end, "restorer": restorer}
+PARTS = {"end_to_end": end_to_end, "restorer": restorer, "scheduling": scheduling}
 
 
 def main() -> None:

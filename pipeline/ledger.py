@@ -1,6 +1,7 @@
 """Ledger: one record per finished slab. That the record exists is what "done" means, so it is written last.
 
 records/ab/ab12….json     current or future: the slab of this content id is finished
+records/packs/            many such together, once there are many; see packs
 records/retiring/         superseded by another plan; its chunks are being erased
 records/retired/          history: superseded, its chunks erased. Nothing is ever deleted
 records/spoiled/          could not be trusted
@@ -10,14 +11,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import Any
 
 from pipeline.errors import VolumeError
 from pipeline.files import Files
+from pipeline.ids import is_id
+from pipeline.packs import Packs
 from pipeline.recipe import digest
 
 SCHEMA = "zmend-record/1"
+PACK_AT = 1024  # loose records; fewer stay files that people can read
 
 
 class Ledger:
@@ -26,6 +31,11 @@ class Ledger:
     def __init__(self, out: str) -> None:
         self.files = Files(out) / "zmend/records"
 
+    @cached_property
+    def packs(self) -> Packs:
+        """What was packed. Read when first asked for: a worker never does."""
+        return Packs(self.files)
+
     @staticmethod
     def key(slab_id: str) -> str:
         """Where the record of a slab lies, fanned out so that no folder grows too wide."""
@@ -33,10 +43,18 @@ class Ledger:
 
     def has(self, slab_id: str) -> bool:
         """Whether the slab is finished."""
+        return slab_id in self.packs.ids or self.is_loose(slab_id)
+
+    def is_loose(self, slab_id: str) -> bool:
+        """Whether the slab's record lies by itself, as every record does at first."""
         return self.files.stat(self.key(slab_id)) is not None
 
     def get(self, slab_id: str) -> dict[str, Any]:
         """The record. Raises VolumeError where it is absent, damaged, edited or of another slab."""
+        packed = self.packs.get(slab_id)
+        return self._loose(slab_id) if packed is None else packed
+
+    def _loose(self, slab_id: str) -> dict[str, Any]:
         where = self.files.at(self.key(slab_id))
         raw = self.files.read(self.key(slab_id))
         if raw is None:
@@ -56,22 +74,53 @@ class Ledger:
 
     def ids(self) -> set[str]:
         """Ids of all records that are not retired."""
+        return self.loose_ids().union(self.packs.ids)
+
+    def loose_ids(self) -> set[str]:
+        """Ids of the records that are not packed, or not yet removed after that."""
         folders = [name for name in self.files.names() or () if len(name) == 2]
         return {name[:-5] for names in self.files.names_below(folders) for name in names if _is_record(name)}
 
     def commit(self, record: dict[str, Any]) -> bool:
         """Create the record durably, unless it exists: then nothing happens and False is returned."""
         body = json.loads(json.dumps({"schema": SCHEMA, **record}))  # as it will be read back: tuples are lists
-        text = json.dumps({**body, "digest": digest(body)}, sort_keys=True)
-        return self.files.create(self.key(record["slab"]), text.encode())
+        return self.files.create(self.key(record["slab"]), _text(body))
 
-    def retire(self, slab_ids: set[str]) -> None:
+    def pack(self, least: int = PACK_AT) -> int:
+        """Put loose records into packs, if there are so many; returns how many. For the holder of the store's lock.
+
+        A record is removed only when it lies in a pack for good: killed at any point, it is in one or both of them.
+        """
+        loose = sorted(i for i in self.loose_ids() if is_id(i))
+        if len(loose) < least:
+            return 0
+        packed = self.packs.ids
+        good = [(i, record) for i in loose if (record := self._sound(i)) is not None]
+        self.packs.append(record for i, record in good if i not in packed)
+        for slab_id, _ in good:
+            self.files.delete(self.key(slab_id))
+        return len(good)
+
+    def _sound(self, slab_id: str) -> dict[str, Any] | None:
+        try:
+            return self._loose(slab_id)
+        except VolumeError:
+            return None  # stays where it is: whoever reads it next puts it aside
+
+    def retire(self, slab_ids: Iterable[str]) -> None:
         """Take records out of force, before their chunks are erased. `finish_retiring` completes it.
 
-        An object store moves by copy and delete: what a kill left in both places is not in force either.
+        What a kill left in both places, or retiring but still packed, is not in force either.
         """
-        half = {name[:-5] for name in self._retiring()} & self.ids()
-        for slab_id in sorted(half | slab_ids):
+        loose, packed = self.loose_ids(), self.packs.ids
+        gone = {name[:-5] for name in self._retiring()} | set(slab_ids)
+        copied = [i for i in sorted(gone) if i in packed]
+        for slab_id in copied:
+            self.files.put(f"retiring/{slab_id}.json", _text(self.get(slab_id)))
+        self.files.sync(f"retiring/{slab_id}.json" for slab_id in copied)
+        if copied:
+            self.packs.append((), withdrawn=copied)
+        for slab_id in sorted(gone & loose):
             self.files.move(self.key(slab_id), f"retiring/{slab_id}.json")
 
     def retiring(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -85,6 +134,10 @@ class Ledger:
     def finish_retiring(self, name: str, run: str) -> None:
         """The chunks are gone: the record becomes history."""
         self.files.move(f"retiring/{name}", f"retired/{name[:-5]}.{run}.json")
+
+
+def _text(record: dict[str, Any]) -> bytes:
+    return json.dumps({**record, "digest": digest(record)}, sort_keys=True).encode()
 
 
 def _is_record(name: str) -> bool:

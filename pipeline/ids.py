@@ -1,0 +1,65 @@
+"""Ids: a million slabs' ids as sixteen bytes each, sorted: 16 MB, and a search takes microseconds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+WIDTH = 16  # bytes; an id is their 32 hexadecimal digits
+_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def is_id(text: str) -> bool:
+    """Whether this is an id as slabs have it."""
+    return _ID.fullmatch(text) is not None
+
+
+def column(ids: Iterable[str]) -> NDArray[np.bytes_]:
+    """(n,) S16 of ids, in their order."""
+    return np.frombuffer(bytes.fromhex("".join(ids)), f"S{WIDTH}")
+
+
+def order(raw: NDArray[np.bytes_]) -> NDArray[np.int64]:
+    """(n,) indices that sort a column; equal ones keep their order."""
+    halves = np.frombuffer(raw.tobytes(), ">u8").reshape(-1, 2)  # numbers are sorted faster than bytes
+    return np.lexsort((halves[:, 1], halves[:, 0]))
+
+
+class Ids:
+    """A set of ids."""
+
+    def __init__(self, ascending: NDArray[np.bytes_]) -> None:
+        self.raw = ascending  # (n,) S16, distinct, sorted
+
+    @staticmethod
+    def of(raw: NDArray[np.bytes_]) -> Ids:
+        """Of a column in any order."""
+        return Ids(raw[order(raw)])
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self.raw), 4096):
+            text = self.raw[start : start + 4096].tobytes().hex()
+            yield from (text[i : i + 2 * WIDTH] for i in range(0, len(text), 2 * WIDTH))
+
+    def __contains__(self, slab_id: str) -> bool:
+        return self.find(slab_id) is not None
+
+    def find(self, slab_id: str) -> int | None:
+        """Where an id stands among the sorted ones, or None."""
+        if not is_id(slab_id):
+            return None
+        (at,) = self.at(column([slab_id]))
+        return int(at) if at >= 0 else None
+
+    def at(self, raw: NDArray[np.bytes_]) -> NDArray[np.int64]:
+        """(n,) where each id of a column stands, -1 for those that are not here."""
+        if not len(self.raw):
+            return np.full(len(raw), -1)
+        at = np.minimum(np.searchsorted(self.raw, raw), len(self.raw) - 1)
+        return np.where(self.raw[at] == raw, at, -1)
