@@ -19,7 +19,7 @@ from torch import Tensor
 
 from model.estimate import fuse, interpolate, sharpen
 from model.filters import box
-from model.motion import sides
+from model.motion import drift_of, sides
 from model.network import AnisoUNet3D, Outputs
 from model.sampler import SIGMA_MAX, Sampler
 
@@ -43,10 +43,15 @@ class Condition:
         return self.sections[:, :, [self.targets[0] - 1, self.targets[1]]]
 
     @cached_property
+    def drift(self) -> Tensor:
+        """Half of the tissue's drift from one of the pair to the other: (B, 2 = dy dx, H, W) in pixels."""
+        return drift_of(self.pair)
+
+    @cached_property
     def moved(self) -> tuple[Tensor, Tensor]:
         """Either of the pair as each section of the window would see it, tissue's drift undone: (B, 1, D, H, W)."""
         a, b = self.targets
-        return sides(self.pair, a, b - a, self.sections.shape[2] - b)
+        return sides(self.pair, self.drift, a, b - a, self.sections.shape[2] - b)
 
     @property
     def target(self) -> Tensor:
@@ -149,7 +154,7 @@ def _mean(network: AnisoUNet3D, condition: Condition, sampler: Sampler) -> Tenso
     blind = _denoise(network, condition, torch.zeros_like(condition.target), SIGMA_MAX)
     if not sampler.fuse:
         return blind
-    return project(fuse(blind, condition.pair), condition.target, condition.target_known)
+    return project(fuse(blind, condition.pair, condition.drift), condition.target, condition.target_known)
 
 
 def _detailed(clean: Tensor, condition: Condition, sampler: Sampler) -> Tensor:

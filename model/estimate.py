@@ -9,13 +9,20 @@ import torch
 from torch import Tensor
 
 from model.filters import blur, box
-from model.motion import into_place, match
+from model.motion import FINEST, into_place, match, refine
 
 _BLURS = (2.0, 4.0, 8.0)  # Gaussian sigmas in pixels that part an image into bands for `sharpen`
 _AROUND = 33  # pixels: the window in which a band's energy is compared
-_FINE = (1.0, 2.0, 4.0, 8.0, 16.0)  # the same for `fuse`
-_CHANCE = 0.2  # correlation that neighbours without anything in common may show in such a window
-_DOUBT = 0.03  # an explained share of 0.17 is believed half
+# What `fuse` takes from the neighbours, band by band. Refined registration makes two sections agree on what neither
+# shares with the section between: `chance` is that much, read off training stacks whose middle section is known.
+_BANDS = (
+    (1.0, 13, 0.10),  # Gaussian sigma that a band ends at, px; window in which correlation is measured, px; chance
+    (2.0, 17, 0.30),
+    (4.0, 25, 0.45),
+    (8.0, 33, 0.50),
+    (16.0, 33, 0.35),
+)
+_DOUBT = 0.03  # an explained share as small as that is believed half
 _GAINS = (1.0, 8.0)  # least and most that a band is multiplied with
 
 
@@ -48,19 +55,20 @@ def sharpen(
     return out.reshape(b, k, 1, *mean.shape[3:]).movedim(1, 2)
 
 
-def fuse(mean: Tensor, pair: Tensor) -> Tensor:
-    """Put what both neighbours agree on into a posterior mean (B, 1, K, H, W); pair (B, 1, 2, H, W).
+def fuse(mean: Tensor, pair: Tensor, drift: Tensor) -> Tensor:
+    """Put what both neighbours agree on into a posterior mean (B, 1, K, H, W); pair (B, 1, 2, H, W), drift (B, 2, H, W)
+    as `motion.drift_of` has it.
 
     The network's mean explains the tissue's course best, but loses fine detail that two aligned neighbours plainly
     share. In each band of detail, and around each pixel, the neighbours (moved into place) are interpolated as a Wiener
-    filter would: with rho their correlation, less `_CHANCE` of it, a neighbour t of the way off is taken to correlate
-    with the target as rho ** (t + 1/4), between a signal that changes steadily (rho ** t) and one under independent
-    noise (rho). The share R2 of the band's energy that this explains, squared, is weighed against the mean's: a
+    filter would: with rho their correlation, less what alignment makes of chance, a neighbour t of the way off is taken
+    to correlate with the target as rho ** (t + 1/2), between a signal that changes steadily (rho ** t) and one under
+    independent noise (rho). The share of the band's energy that this explains is weighed against the mean's: a
     posterior mean has just the energy that it explains.
     """
     gap = mean.shape[2]
     first, last = pair.float().unbind(2)  # each (B, 1, H, W)
-    drift = match(first, last)
+    drift = refine(first, last, drift, FINEST)
     return torch.stack([_fused(mean[:, :, k].float(), first, last, drift, (k + 1) / (gap + 1)) for k in range(gap)], 2)
 
 
@@ -68,16 +76,18 @@ def _fused(mean: Tensor, first: Tensor, last: Tensor, drift: Tensor, t: float) -
     """One plane, t of the way from first to last; all (B, 1, H, W)."""
     a, b = into_place(first, last, drift, t)
     out = torch.zeros_like(mean)
-    for sigma in _FINE:
+    for sigma, window, chance in _BANDS:
         below = [blur(x, sigma) for x in (mean, a, b)]
         m, u, v = (x - y for x, y in zip((mean, a, b), below, strict=True))  # the band
         mean, a, b = below
-        uu, vv, uv = box(u * u, _AROUND), box(v * v, _AROUND), box(u * v, _AROUND)
-        rho = ((uv / ((uu * vv).sqrt() + 1e-7) - _CHANCE) / (1 - _CHANCE)).clamp(0, 0.98)
-        cu, cv = rho ** (t + 0.25), rho ** (1.25 - t)  # correlation of either with the target
+        uu, vv, uv = box(u * u, window), box(v * v, window), box(u * v, window)
+        rho = (uv / ((uu * vv).sqrt() + 1e-7)).clamp(0, 0.98)
+        true = ((rho - chance) / (1 - chance)).clamp(0, 0.98)
+        cu, cv = true ** (t + 0.5), true ** (1.5 - t)  # correlation of either with the target
         wu, wv = (cu - rho * cv) / (1 - rho**2), (cv - rho * cu) / (1 - rho**2)
-        theirs = (wu * cu + wv * cv).clamp(0, 1) ** 2
-        ours = (2 * box(m * m, _AROUND) / (uu + vv + 1e-7)).clamp(0, 1) ** 2
+        theirs = (wu * cu + wv * cv).clamp(0, 1)
+        energy = box(u * u, _AROUND) + box(v * v, _AROUND)
+        ours = (2 * box(m * m, _AROUND) / (energy + 1e-7)).clamp(0, 1)
         share = theirs / (theirs + ours + _DOUBT)
         out = out + share * (wu * u + wv * v) + (1 - share) * m
     return out + mean

@@ -5,6 +5,8 @@ Everything here looks at a bounded neighbourhood, so that tiles agree (optical f
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,21 +16,40 @@ from model.filters import blur, box
 
 _SEARCH = 3  # quarter-resolution pixels either way: a drift of 24 pixels between the neighbours
 _STIFF = 0.1  # cost of a squared pixel of drift there: sections are nearly aligned, so small drifts are likelier
-_STAGES = ((4, 9), (2, 17))  # of the refinement: pixels binned, and the window that brightness is normalised in
-_ROUNDS = 3  # of each stage
-_WINDOW = 4.0  # Gaussian sigma, in pixels of the stage, over which a drift is taken to be one
 _DAMPING = 0.1  # added to the squared gradients: where there is no texture, the coarser drift stays
 
 
-def sides(pair: Tensor, before: int, gap: int, after: int) -> tuple[Tensor, Tensor]:
+class Stage(NamedTuple):
+    """Of the refinement of a drift. Lengths are in pixels of the stage."""
+
+    bins: int  # pixels a side that make one of the stage's
+    level: int  # window in which brightness and contrast are made alike
+    window: float  # Gaussian sigma over which a drift is taken to be one
+    rounds: int
+    smooth: float = 0.0  # Gaussian sigma against noise; binning does it elsewhere
+
+
+STAGES = (Stage(4, 9, 4.0, 3), Stage(2, 17, 4.0, 3))
+FINEST = Stage(1, 33, 5.0, 2, smooth=1.0)  # for single pixels of detail; three times the cost of the others together
+
+
+def drift_of(pair: Tensor) -> Tensor:
+    """Half of the drift from the first to the last of a pair (B, 1, 2, H, W): (B, 2 = dy dx, H, W) in pixels."""
+    with torch.no_grad(), torch.autocast(pair.device.type, enabled=False):
+        first, last = pair.float().unbind(2)  # (B, 1, H, W)
+        drift = match(first, last)
+        for stage in STAGES:
+            drift = refine(first, last, drift, stage)
+    return drift
+
+
+def sides(pair: Tensor, drift: Tensor, before: int, gap: int, after: int) -> tuple[Tensor, Tensor]:
     """The two clean sections next to the gap (B, 1, 2, H, W), as every section of the window would see them if tissue
     only drifted: (B, 1, before + gap + after, H, W) each. Sections beyond the gap get what the nearer of the two gets.
     """
-    with torch.no_grad(), torch.autocast(pair.device.type, enabled=False):
-        first, last = pair.float().unbind(2)  # (B, 1, H, W)
-        drift = refine(first, last, match(first, last))
-        places = [(j + 1) / (gap + 1) for j in range(gap)]
-        planes = [into_place(first, last, drift, t) for t in (0.0, *places, 1.0)]
+    first, last = pair.float().unbind(2)  # (B, 1, H, W)
+    places = [(j + 1) / (gap + 1) for j in range(gap)]
+    planes = [into_place(first, last, drift, t) for t in (0.0, *places, 1.0)]
     order = [0] * before + list(range(1, gap + 1)) + [gap + 1] * after
     a, b = (torch.stack([planes[i][side] for i in order], 2) for side in (0, 1))
     return a, b
@@ -60,28 +81,31 @@ def match(first: Tensor, last: Tensor) -> Tensor:
     return F.interpolate(4 * drift, size=first.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def refine(first: Tensor, last: Tensor, drift: Tensor) -> Tensor:
-    """Better half drift (B, 2, H, W) from that of `match`, by least squares in small windows (Lucas and Kanade 1981).
+def refine(first: Tensor, last: Tensor, drift: Tensor, stage: Stage) -> Tensor:
+    """A better half drift (B, 2, H, W) by least squares in small windows (Lucas and Kanade 1981).
 
     Symmetric: both sections move towards the plane midway. A robust weight (Geman-McClure) leaves out what one section
     alone shows. On sections with sharp edges, such as 7 nm mouse cortex, this makes up most of what `match` lacks
     beside DIS flow; on coarse ones it changes little.
     """
-    for bins, window in _STAGES:
-        a, b = (_normalised(F.avg_pool2d(side, bins), window) for side in (first, last))
-        here = F.avg_pool2d(drift, bins) / bins
-        for _ in range(_ROUNDS):
-            here = here + _step(warp(a, -here), warp(b, here))
-        drift = bins * F.interpolate(here, size=first.shape[-2:], mode="bilinear", align_corners=False)
-    return drift
+    with torch.no_grad(), torch.autocast(first.device.type, enabled=False):
+        a, b = (_normalised(F.avg_pool2d(_smooth(side, stage), stage.bins), stage.level) for side in (first, last))
+        here = F.avg_pool2d(drift, stage.bins) / stage.bins
+        for _ in range(stage.rounds):
+            here = here + _step(warp(a, -here), warp(b, here), stage.window)
+        return stage.bins * F.interpolate(here, size=first.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def _step(a: Tensor, b: Tensor) -> Tensor:
+def _smooth(x: Tensor, stage: Stage) -> Tensor:
+    return blur(x, stage.smooth) if stage.smooth else x
+
+
+def _step(a: Tensor, b: Tensor, window: float) -> Tensor:
     """What to add to a half drift (B, 2, H, W) after which a and b (B, 1, H, W) differ; at most a pixel."""
     (ay, ax), (by, bx) = _gradient(a), _gradient(b)
     gy, gx, rest = ay + by, ax + bx, b - a
     weight = 1 / (1 + rest**2)
-    yy, xx, xy, ry, rx = (blur(weight * v, _WINDOW) for v in (gy * gy, gx * gx, gx * gy, gy * rest, gx * rest))
+    yy, xx, xy, ry, rx = (blur(weight * v, window) for v in (gy * gy, gx * gx, gx * gy, gy * rest, gx * rest))
     yy, xx = yy + _DAMPING, xx + _DAMPING
     both = torch.cat([xy * rx - xx * ry, xy * ry - yy * rx], 1) / (yy * xx - xy * xy)
     return both.clamp(-1, 1)

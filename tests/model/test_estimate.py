@@ -7,7 +7,7 @@ import torch
 
 from model.estimate import fuse, interpolate, sharpen
 from model.filters import blur, box
-from model.motion import match
+from model.motion import drift_of, match
 from model.objective import ms_ssim
 
 
@@ -38,6 +38,10 @@ def test_ms_ssim_of_an_image_with_itself_is_one() -> None:
     x = torch.rand(2, 1, 1, 64, 64)
     assert torch.allclose(ms_ssim(x, x), torch.ones(2), atol=1e-4)
     assert bool((ms_ssim(x, torch.rand(2, 1, 1, 64, 64)) < 0.5).all())
+
+
+def fused(mean: torch.Tensor, pair: torch.Tensor) -> torch.Tensor:
+    return fuse(mean, pair, drift_of(pair))
 
 
 def tissue(seed: int, size: int = 192) -> torch.Tensor:
@@ -103,13 +107,13 @@ def test_what_both_neighbours_share_comes_into_the_mean() -> None:
     """Equal neighbours: the detail that a blurred mean lost is theirs."""
     truth = tissue(1)
     mean = blur(truth[:, :, 0], 3.0)[:, :, None]
-    made = fuse(mean, torch.cat([truth, truth], 2))
+    made = fused(mean, torch.cat([truth, truth], 2))
     assert error(made, truth) < 0.15 * error(mean, truth)
 
 
 def test_neighbours_without_anything_in_common_change_little() -> None:
     mean = blur(tissue(3)[:, :, 0], 3.0)[:, :, None]
-    made = fuse(mean, torch.cat([tissue(1), tissue(2)], 2))
+    made = fused(mean, torch.cat([tissue(1), tissue(2)], 2))
     assert error(made, mean) < 0.05 * float(tissue(1).square().mean())
 
 
@@ -120,14 +124,14 @@ def test_fusing_is_better_than_either_where_both_know_something() -> None:
     truth, a, b = (coarse + fine + 0.7 * x for x in own)
     wrong = torch.flip(coarse, [-1])
     pair = torch.cat([a - coarse + wrong, b - coarse + wrong], 2)  # neighbours whose coarse structure has moved on
-    made = fuse(coarse, pair)
+    made = fused(coarse, pair)
     assert error(made, truth) < error(coarse, truth)
     assert error(made, truth) < error(pair.mean(2, keepdim=True), truth)
 
 
 def test_the_nearer_neighbour_counts_more_in_fusing() -> None:
     pair = torch.cat([tissue(1), 0.8 * tissue(1) + 0.6 * tissue(2)], 2)
-    made = fuse(torch.zeros(1, 1, 3, 192, 192), pair)
+    made = fused(torch.zeros(1, 1, 3, 192, 192), pair)
     first, last = (error(made[:, :, k : k + 1], pair[:, :, :1]) for k in (0, 2))
     assert first < last
 
@@ -136,5 +140,5 @@ def test_fusing_is_local() -> None:
     pair, mean = torch.cat([tissue(1), tissue(2)], 2), tissue(3)
     other = pair.clone()
     other[..., :40] += torch.randn(40)
-    a, b = fuse(mean, pair), fuse(mean, other)
+    a, b = fused(mean, pair), fused(mean, other)
     assert torch.allclose(a[..., 40 + 88 :], b[..., 40 + 88 :], atol=1e-3)
