@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, PreconditionError
@@ -22,9 +22,11 @@ from pipeline.errors import VolumeError
 from pipeline.objects import Stored
 
 # Backoff is the library's: 0.1 s, doubled up to 15 s, with jitter. What fails still is an OSError.
-RETRY: Any = {"max_retries": 10, "retry_timeout": timedelta(minutes=3)}
+RETRY: Any = {"max_retries": 15, "retry_timeout": timedelta(minutes=3)}
 TIMEOUT = "300s"  # one request with its body; the library's own 30 s is short for a shard on a busy link
-CREATE_TRIES = 10
+TRIES = 8  # of what the library does not repeat
+PAGE = 1000  # objects in one answer; S3 gives no more
+T = TypeVar("T")
 Environment = tuple[tuple[str, str], ...]
 
 
@@ -47,32 +49,34 @@ class Bucket:
         """Bytes and ETag."""
         span: Any = {"offset": start} if stop is None else (start, stop)
         options: Any = {"range": span} if start or stop is not None else None
-        with self._words("read", key):
-            try:
+
+        def get() -> tuple[bytes, str] | None:
+            with self._absent_is_none():
                 found = obstore.get(self.store, self._at(key), options=options)
                 return bytes(found.bytes()), found.meta["e_tag"] or ""
-            except FileNotFoundError as error:
-                self._check_bucket(error)
-                return None
+            return None
+
+        return self._do("read", key, get)
 
     def stat(self, key: str) -> Stored | None:
-        if not self._at(key):
-            return None
-        with self._words("read", key):
-            try:
+        def head() -> Stored | None:
+            with self._absent_is_none():
                 return _stored(key, obstore.head(self.store, self._at(key)))
-            except FileNotFoundError as error:
-                self._check_bucket(error)
-                return None
+            return None
 
-    def _check_bucket(self, error: FileNotFoundError) -> None:
+        return self._do("read", key, head) if self._at(key) else None
+
+    @contextmanager
+    def _absent_is_none(self) -> Iterator[None]:
         """An object that is not there is no error, a bucket that is not there is one."""
-        if "NoSuchBucket" in str(error):
-            raise _no_bucket(self.bucket) from None
+        try:
+            yield
+        except FileNotFoundError as error:
+            if "NoSuchBucket" in str(error):
+                raise
 
     def put(self, key: str, data: bytes) -> None:
-        with self._words("write", key):
-            obstore.put(self.store, self._at(key), data, use_multipart=False)
+        self._do("write", key, lambda: obstore.put(self.store, self._at(key), data, use_multipart=False))
 
     def create(self, key: str, data: bytes) -> bool:
         return self._put_if(key, data, "create")
@@ -82,47 +86,36 @@ class Bucket:
         return found is not None and found[0] == old and self._put_if(key, new, {"e_tag": found[1]})
 
     def _put_if(self, key: str, data: bytes, mode: Any) -> bool:
-        """A conditional PUT; True if the object is ours then.
+        """A conditional PUT. One whose answer was lost may have been carried out: then the object there is ours."""
 
-        The library does not repeat one whose answer was lost, for it may have been carried out: we can look.
-        """
-        lost: Exception | None = None
-        for _ in range(CREATE_TRIES):
-            with self._words("write", key):
+        def put() -> bool:
+            with self._absent_is_none():
                 try:
                     obstore.put(self.store, self._at(key), data, mode=mode, use_multipart=False)
                     return True
                 except (AlreadyExistsError, PreconditionError):
                     return self.read(key) == data
-                except GenericError as error:
-                    lost = in_words(error, "write", f"{self.uri}/{key}", self.bucket)
-                    if not isinstance(lost, OSError):
-                        raise lost from None
-            if self.read(key) == data:
-                return True
-        assert lost is not None
-        raise lost
+            return False
+
+        return self._do("write", key, put)
 
     def delete(self, key: str) -> None:
-        with self._words("delete", key):
-            obstore.delete(self.store, self._at(key))
+        self._do("delete", key, lambda: obstore.delete(self.store, self._at(key)))
 
     def move(self, key: str, to: str) -> None:
-        with self._words("write", to):
-            obstore.copy(self.store, self._at(key), self._at(to))
+        self._do("write", to, lambda: obstore.copy(self.store, self._at(key), self._at(to)))
         self.delete(key)
 
     def clear(self, last: Iterable[str] = ()) -> None:
-        late = set(last)
-        with self._words("delete", ""):
-            obstore.delete(self.store, [self._at(s.key) for s in self.walk() if s.key not in late])
-            obstore.delete(self.store, [self._at(key) for key in late])
+        keys = [s.key for s in self.walk()]
+        for late in (False, True):
+            paths = [self._at(key) for key in keys if (key in last) == late]
+            self._do("delete", "", lambda paths=paths: obstore.delete(self.store, paths))  # type: ignore[misc]
 
     def copy(self, source: Bucket, key: str) -> bool:
         """Copy an object within the server; False where it will not: another account's bucket, or another region's."""
         if source.bucket == self.bucket:
-            with self._words("write", key):
-                obstore.copy(self.store, source._at(key), self._at(key))
+            self._do("write", key, lambda: obstore.copy(self.store, source._at(key), self._at(key)))
             return True
         from botocore.exceptions import ClientError  # obstore copies within one bucket only
 
@@ -137,24 +130,55 @@ class Bucket:
         pass
 
     def names(self) -> list[str] | None:
-        with self._words("list", ""):
-            found = obstore.list_with_delimiter(self.store, self.prefix)
+        found: Any = self._do("list", "", lambda: obstore.list_with_delimiter(self.store, self.prefix))
         paths = [*found["common_prefixes"], *(o["path"] for o in found["objects"])]
         return sorted(p.rstrip("/").rsplit("/", 1)[-1] for p in paths) or None
 
     def walk(self) -> Iterator[Stored]:
-        cut = len(self.prefix) + 1 if self.prefix else 0
-        with self._words("list", ""):
-            for batch in obstore.list(self.store, self.prefix):
-                for meta in batch:
-                    yield _stored(meta["path"][cut:], meta)
+        cut, after = len(self.prefix) + 1 if self.prefix else 0, None
+        while page := self._page(after):
+            yield from (_stored(meta["path"][cut:], meta) for meta in page)
+            if len(page) < PAGE:
+                return
+            after = page[-1]["path"]
 
-    @contextmanager
-    def _words(self, verb: str, key: str) -> Iterator[None]:
+    def _page(self, after: str | None) -> Any:
+        """The next objects in order."""
+
+        def look() -> Any:
+            return next(obstore.list(self.store, self.prefix, offset=after, chunk_size=PAGE), ())
+
+        return self._do("list", "", look)
+
+    def _do(self, verb: str, key: str, act: Callable[[], T]) -> T:
+        """Carry out what may be carried out twice; errors in our words."""
+        for left in reversed(range(TRIES)):
+            try:
+                return act()
+            except (BaseError, FileNotFoundError) as error:
+                if not left or not gave_up_early(error):
+                    raise in_words(error, verb, f"{self.uri}/{key}".rstrip("/"), self.bucket) from None
+        raise AssertionError("unreachable")
+
+
+def gave_up_early(error: Exception) -> bool:
+    """Whether the library could have repeated a request, and did not: one that may have been carried out though its
+    answer was lost, or one whose answer broke off in the middle. All of ours may be carried out twice."""
+    if not isinstance(error, GenericError) or not isinstance(in_words(error, "read", ""), OSError):
+        return False
+    tried = re.search(r"after (\d+) retries, max_retries: (\d+)", str(error))
+    return tried is None or int(tried[1]) < int(tried[2])
+
+
+async def repeated(act: Callable[[], Awaitable[T]]) -> T:
+    """What `act` makes, tried again where the library gave up early."""
+    for _ in range(TRIES - 1):
         try:
-            yield
-        except (BaseError, FileNotFoundError) as error:
-            raise in_words(error, verb, f"{self.uri}/{key}".rstrip("/"), self.bucket) from None
+            return await act()
+        except GenericError as error:
+            if not gave_up_early(error):
+                raise
+    return await act()
 
 
 def in_words(error: Exception, verb: str, where: str, bucket: str = "") -> Exception:

@@ -103,6 +103,9 @@ class Disk:
         Path(self._at(key)).rename(target)
 
     def clear(self, last: Iterable[str] = ()) -> None:
+        for child in self.root.iterdir():
+            if child.name not in last and child.is_dir():
+                shutil.rmtree(child)
         shutil.rmtree(self.root)
 
     def sync(self, keys: Iterable[str]) -> None:

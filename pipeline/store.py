@@ -93,9 +93,9 @@ def adopt(out: str, source: Volume, *, mode: Mode, spread: bool = False) -> None
 
 def drop_uncertainty(out: str, source: Volume, *, mode: Mode) -> None:
     """Remove the spread from a store whose recipe no longer asks for it; no record may tell of its chunks any more."""
-    array = _at(out) / UNCERTAINTY
-    if array.names() is not None:
-        array.clear(last=("zarr.json", ".zarray"))  # what is half removed is an array still, and is removed again
+    if has_uncertainty(out):
+        # What is half removed must be an array still: then it is removed again.
+        (_at(out) / UNCERTAINTY).clear(last=("zarr.json", ".zarray"))
         adopt(out, source, mode=mode)  # the labels' classes
 
 
@@ -359,7 +359,7 @@ def _is_free(files: Files) -> bool:
     """Whether nothing lies there, or what a maker on an object store was killed over: `zmend` comes first there."""
     if files.local is not None:
         return not files.local.exists() or files.names() == []
-    return files.names() is None or (not _is_whole(files) and _half_made(files))
+    return next(files.walk(), None) is None or (not _is_whole(files) and _half_made(files))
 
 
 def _is_whole(files: Files) -> bool:
@@ -369,7 +369,8 @@ def _is_whole(files: Files) -> bool:
 
 def _half_made(files: Files) -> bool:
     zmend = files / "zmend"
-    return (zmend.stat("zarr.json") or zmend.stat(".zgroup")) is not None and "records" not in (zmend.names() or ())
+    made = zmend.stat("zarr.json") or zmend.stat(".zgroup")
+    return made is not None and next((zmend / "plans").walk(), None) is None
 
 
 def _document(files: Files) -> bytes | None:

@@ -22,7 +22,7 @@ from numpy.typing import DTypeLike, NDArray
 from zarr.abc.store import ByteRequest, Store
 from zarr.codecs import ZstdCodec
 from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.storage import FsspecStore, LocalStore, ObjectStore, WrapperStore
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, WrapperStore
 
 from pipeline.box import ZYX, Box
 from pipeline.errors import MisalignedWriteError, VolumeError
@@ -54,11 +54,18 @@ def _path(files: Files) -> str:
 class _Whole(ObjectStore[Any]):
     """A bucket in which every object is written by one PUT, which is whole or not at all and leaves no parts behind."""
 
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        from pipeline.bucket import repeated  # of the extra `remote`
+
+        return await repeated(lambda: ObjectStore.get(self, key, prototype, byte_range))
+
     async def set(self, key: str, value: Buffer) -> None:
-        import obstore  # in the extra `remote`
+        from obstore import put_async
+
+        from pipeline.bucket import repeated
 
         self._check_writable()
-        await obstore.put_async(self.store, key, value.as_buffer_like(), chunk_size=MOST_BYTES)
+        await repeated(lambda: put_async(self.store, key, value.as_buffer_like(), chunk_size=MOST_BYTES))
 
 
 class _Counted(WrapperStore[Store]):
@@ -157,9 +164,9 @@ class Volume:
         _check_new(files, np.dtype(dtype), chunks, shards, zarr_format)
         attributes: Json = {} if zarr_format == 3 else {"_ARRAY_DIMENSIONS": list(ZYX_NAMES)}
         ours = ({} if voxel_nm is None else {"voxel_nm": list(voxel_nm)}) | (about or {})
+        documents: dict[str, Buffer] = {}
         zarr.create_array(
-            _zarr_store(files, writable=True),
-            name=_path(files),
+            MemoryStore(documents),  # zarr makes groups above an array in a bucket, too, and they are not asked for
             shape=shape,
             dtype=np.dtype(dtype),
             chunks=chunks,
@@ -172,6 +179,8 @@ class Volume:
             dimension_names=ZYX_NAMES if zarr_format == 3 else None,
             attributes=attributes | ({"zmend": ours} if ours else {}),
         )
+        for key, document in documents.items():
+            files.put(key, document.to_bytes())
         return cls.open(files.uri, voxel_nm=voxel_nm, writable=True)
 
     def __init__(self, uri: str, level: int, voxel_nm: Sequence[float] | None, writable: bool, mask: bool) -> None:
