@@ -10,6 +10,7 @@ files       objects in a folder or behind a URL        slab        one unit of w
 layout      how an array lies among them               merge       overlay and source to a full volume
 locate      which array an address means               job         configuration → plan → store → worker
 volume      one Zarr array (the only user of zarr)     worker      one slab in a worker; attempts: what failed, and why
+lanes       what a worker's threads share              selftest    what a worker shows before its first slab
 flags       what is missing or damaged                 crew        the window of slabs; cluster: the workers
 restorer    the protocol; nearest, linear              run         the driver; runlog: what it says of itself
 phantom     tissue whose truth is known                verify      is the store what it says?

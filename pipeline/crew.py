@@ -112,7 +112,7 @@ class Roll:
             self.looked = now
             self.workers = tuple(self._client.nthreads()) if workers(self._client) else ()
         self._seen = now if self.workers else self._seen
-        replaced = self._site.kind in ("slurm", "scheduler")
+        replaced = self._site.kind == "slurm"  # elsewhere nobody comes for one that was sent away
         if now - self._seen > self._site.alone_s or (self._unfit and not self.workers and not replaced):
             raise UnfitError(
                 "no worker is left",

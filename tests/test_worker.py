@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from distributed import LocalCluster
 
 from pipeline import selftest, worker
 from pipeline.cluster import connect, threads_per_worker
@@ -180,6 +181,15 @@ def test_a_worker_that_is_not_fit_leaves_and_the_others_do_its_slabs(job: Job) -
     assert store_digest(job.folder / "out.zarr") == store_digest(job.folder / "undisturbed.zarr")
 
 
+def test_workers_elsewhere_are_held_to_the_drivers_golden_tile(job: Job) -> None:
+    recipe = {"restorer": DRIFTING, "options": {"off": 40}}
+    with LocalCluster(n_workers=1, threads_per_worker=3, host="127.0.0.1", dashboard_address=None) as there:
+        site = {"kind": "scheduler", "workers": 1, "address": there.scheduler_address, "slab_px": 128}
+        with pytest.raises(UnfitError, match="no worker is left|not fit") as e:
+            run(propose(job.load(recipe=recipe, site=site)))
+        assert "its test tile is off by" in str(e.value)
+
+
 # --- memory
 
 
@@ -233,21 +243,21 @@ def test_slabs_in_hand_stay_within_memory(
 
 
 def test_reading_restoring_and_writing_overlap_in_a_worker(job: Job) -> None:
-    """Each stage takes 0.15 s and more: a lane alone would take their sum for every slab, three take one."""
-    options = {"read_s": 0.15, "restore_s": 0.15, "write_s": 0.15}
+    """Each stage takes 0.25 s and more: one lane would keep the restorer busy for a third of the time, two for two."""
+    options = {"read_s": 0.25, "restore_s": 0.25, "write_s": 0.25}
     recipe = {"restorer": "tests.devices:Slow", "options": options}
     plan = prepared(job, recipe=recipe, output={"chunk_px": 64}, site={"slab_px": 64})
     task = Task(post(job, plan, expendable=True), "a run")
-    slabs = [s.row() for s in plan.slabs]
+    slabs = [s.row() for s in plan.slabs][:21]
     with connect(Site(workers=1)) as client:
         client.submit(task, slabs.pop(), pure=False).result()  # opens everything
         began = time.perf_counter()
         answers = client.gather(client.map(task, slabs, pure=False))
         wall = time.perf_counter() - began
     sums = {stage: sum(a["stages"][stage] for a in answers) for stage in ("read", "restore", "write")}
-    assert min(sums.values()) >= 0.15 * len(slabs) * 0.95
-    assert sums["restore"] / wall > 0.75, f"the restorer is busy {sums['restore'] / wall:.0%} of {wall:.1f} s: {sums}"
-    assert wall < 0.55 * sum(sums.values())
+    assert min(sums.values()) >= 0.25 * len(slabs) * 0.95
+    assert sums["restore"] / wall > 0.7, f"the restorer is busy {sums['restore'] / wall:.0%} of {wall:.1f} s: {sums}"
+    assert wall < 0.5 * sum(sums.values())
 
 
 def test_stages_tell_where_the_time_went() -> None:
