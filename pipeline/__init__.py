@@ -5,8 +5,8 @@ box         boxes and grids, (z, y, x), half-open      store       the output gr
 recipe      everything that can change a voxel         plan        slabs, by arithmetic; paper: of no volume
 site        everything that cannot change a voxel      blend       seat a patch, check it, cast it
 config      zmend.yaml                                 intensity   black and white of 16-bit volumes
-ome         OME-NGFF metadata                          ledger      records; lock: one live run
-files       objects in a folder or behind a URL        slab        one unit of work, read to record
+ome         OME-NGFF metadata                          ledger      records; lock: one live run; clone: copies
+files       objects under an address: disk, bucket, web slab        one unit of work, read to record
 layout      how an array lies among them               merge       overlay and source to a full volume
 locate      which array an address means               job         configuration → plan → store → worker
 volume      one Zarr array (the only user of zarr)     worker      one slab in a worker; attempts: what failed, and why
