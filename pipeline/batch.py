@@ -15,7 +15,7 @@ import yaml
 
 from pipeline.errors import UsageError
 from pipeline.site import ELSEWHERE, Site
-from pipeline.slurm import DASHBOARD, DRAIN, WORKERS, directives
+from pipeline.slurm import DASHBOARD, DRAIN, WORKERS, directives, worker_args
 
 DRIVER_CORES, DRIVER_MEMORY = 2, "4G"  # a scheduler, a driver and the merge: none holds voxels of more than a chunk
 TRIAL_S = 60  # that a worker tries one scheduler before it looks for a newer one
@@ -50,6 +50,7 @@ def render(site: Site, config: Path, folder: Path, *, lanes: int, dask_yaml: Pat
         "drain": DRAIN,
         "worker_command": WORKERS[site.gpus > 0],
         "directives": directives(site),
+        "worker_args": worker_args(site),
         "memory_mb": memory_bytes(site.memory) // 2**20,
         "trial_s": min(TRIAL_S, site.death_timeout_s),
         "driver_cores": DRIVER_CORES,

@@ -36,7 +36,7 @@ def _start_leaving(nanny: Any) -> None:
 
 
 async def _leave(nanny: Any) -> None:
-    await nanny.close_gracefully()  # dask's word for: do not start the worker again, should it end first
+    nanny.close_gracefully()  # dask's word for: do not start the worker again, should it end first
     try:
         await asyncio.wait_for(
             nanny.scheduler.retire_workers(workers=[nanny.worker_address], close_workers=False, remove=True), LEAVE_S

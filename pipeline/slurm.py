@@ -46,7 +46,7 @@ def job_options(site: Site, lanes: int, dask_yaml: Path) -> dict[str, Any]:
         # exec: the worker takes the shell's place, and gets the signals that SLURM sends to the shell
         "python": f"exec {shlex.quote(sys.executable)}",
         "worker_command": WORKERS[site.gpus > 0],
-        "worker_extra_args": ["--dashboard-address", DASHBOARD],
+        "worker_extra_args": worker_args(site),
         "job_extra_directives": directives(site),
         "job_script_prologue": [*site.setup, f"export DASK_CONFIG={shlex.quote(str(dask_yaml))}", *DRAIN],
         "death_timeout": site.death_timeout_s,
@@ -57,6 +57,12 @@ def job_options(site: Site, lanes: int, dask_yaml: Path) -> dict[str, Any]:
         "scheduler_options": {"dashboard_address": DASHBOARD},
         "silence_logs": "critical",
     }
+
+
+def worker_args(site: Site) -> list[str]:
+    """Options of the worker's command, beyond where the scheduler is and how much there is of everything."""
+    # dask-cuda's command knows no --preload-nanny, and minds DRAIN; dask's own has the option, and does not mind it
+    return ["--dashboard-address", DASHBOARD, *([] if site.gpus else ["--preload-nanny", "pipeline.drain"])]
 
 
 def directives(site: Site) -> list[str]:
@@ -104,9 +110,9 @@ def reap(site: Site) -> None:
         shutil.rmtree(keys, ignore_errors=True)
 
 
-def _call(*command: str) -> subprocess.CompletedProcess[str]:
+def _call(*command: str, script: str = "") -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        return subprocess.run(command, input=script, capture_output=True, text=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as e:
         return subprocess.CompletedProcess(command, 127, "", str(e))
 
@@ -129,30 +135,26 @@ class Watch:
         self._over.set()
         if self._thread.is_alive():
             self._thread.join()
+        for job in self.cluster.workers.values():
+            if job.job_id is None:  # sbatch failed; dask would wonder how a job has neither begun nor ended
+                job.status = type(job.status).failed
 
     def submit(self) -> None:
         """Hand in the jobs, and watch them from now on. Raises UnfitError where SLURM refuses them."""
+        tried = _call("sbatch", "--test-only", script=self.cluster.job_script())
+        if tried.returncode != 0:
+            raise UnfitError(
+                "SLURM refuses the worker jobs",
+                why=" ".join(tried.stderr.split()),
+                do="mend the site's partition, account, walltime, memory or gpus; zmend doctor --site checks them",
+            )
         self.cluster.scale(jobs=self.site.jobs)
-        self._settle()
         self._thread.start()
 
     def check(self) -> None:
         """Raises the UnfitError that the watch has ended with, if it has."""
         if self.failure is not None:
             raise self.failure
-
-    def _settle(self) -> None:
-        async def settle() -> None:
-            await self.cluster
-
-        try:
-            self.cluster.sync(settle)
-        except RuntimeError as e:  # of dask-jobqueue, with all that sbatch has said
-            raise UnfitError(
-                "SLURM refuses the worker jobs",
-                why=" ".join(str(e).partition("stderr:")[2].split()) or str(e),
-                do="mend the site's partition, account, walltime, memory or gpus; zmend doctor --site checks them",
-            ) from e
 
     def _watch(self) -> None:
         while not self._over.wait(min(POLL_S * 2**self._idle, SLOWEST_S)):
@@ -188,7 +190,7 @@ class Watch:
                 self.cluster.workers.pop(name, None)
 
         self.cluster.sync(forget)
-        self._settle()
+        self.cluster.scale(jobs=self.site.jobs)
 
 
 def last_words(folder: Path, name: str) -> str:

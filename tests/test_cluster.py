@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 
 from pipeline import cluster
-from pipeline.cluster import DASK_YAML, LANES, connect, make_certificates, read_certificates, threads_per_worker, workers
+from pipeline.cluster import (
+    DASK_YAML,
+    LANES,
+    connect,
+    make_certificates,
+    read_certificates,
+    threads_per_worker,
+    workers,
+)
 from pipeline.errors import UnfitError
 from pipeline.site import Site
 from pipeline.slurm import directives, gone, job_options, last_words
