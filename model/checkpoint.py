@@ -182,14 +182,21 @@ def load_network(path: Path, card: Card) -> AnisoUNet3D:
             f"{path}: {len(bad)} tensors hold NaN or infinity (first: {bad[0]}); train or export again"
         )
     config = network_of(card)
+    if card.stride % config.stride:
+        raise CheckpointError(f"{path}: its card says stride {card.stride}, its network {config.stride}; copy it again")
     try:
         network = AnisoUNet3D(config)
         network.load_state_dict({k: v.float() for k, v in tensors.items()})
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise CheckpointError(
-            f"{path}: the weights do not fit the network of their card ({error}); export again"
+            f"{path}: the weights do not fit the network of their card ({_first(error)}); export again"
         ) from error
     return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _first(error: Exception) -> str:
+    """torch names every tensor that does not fit; two lines of it are enough."""
+    return " ".join(line.strip() for line in str(error).splitlines()[:2])
 
 
 def export(path: Path, tensors: Mapping[str, Tensor], card: Card) -> Card:

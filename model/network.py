@@ -32,6 +32,7 @@ FLOW_LEVEL = (
     2  # the level whose attention steers ALR's warps: at 1/8 resolution a 7 x 7 window reaches 24 px either way
 )
 OUTPUTS = ("mjs", "eps+x0", "x0", "eps")
+_MOST = 4096
 LATER = {"asymmetric": True}  # settings that older cards and states do not have, and need not
 
 
@@ -65,6 +66,8 @@ class NetworkConfig:
             raise ValueError("widths, encoder, decoder and flab_window must say one number a level, 2 levels or more")
         if min(*self.widths, self.unshuffle, self.embedding, self.flab_width) < 1 or min(map(min, levels)) < 0:
             raise ValueError("widths, unshuffle, embedding and flab_width are 1 or more, numbers a level 0 or more")
+        if max(*self.widths, *map(max, levels), self.unshuffle, self.embedding, self.flab_width) > _MOST:
+            raise ValueError(f"a width or count above {_MOST} is no network that fits into memory")
         if any(k and not k % 2 for k in self.flab_window):
             raise ValueError(f"flab_window {self.flab_window} must be odd, or 0 where there is none")
         if self.outputs not in OUTPUTS:

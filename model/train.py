@@ -35,6 +35,7 @@ log = logging.getLogger("model.train")
 
 TUNING_RATE = 3e-4  # from weights that exist: a third of what training from scratch takes, so that little is forgotten
 MOST_RATE = 0.1  # beyond it AdamW diverges at once
+MOST_BATCH = 4096
 DEFAULTS = Settings()
 
 
@@ -113,6 +114,8 @@ def _check(options: argparse.Namespace, settings: Settings) -> None:
         raise ValueError(f"--blind {settings.blind:g} is a share of the windows: 0 to 1")
     if settings.steps < 1 or settings.size < 1:
         raise ValueError(f"--steps {settings.steps} and --batch {settings.size} must be at least 1")
+    if settings.size > MOST_BATCH:
+        raise ValueError(f"--batch {settings.size} is more than {MOST_BATCH}: no memory holds it")
     if not 0 < settings.rate <= MOST_RATE:
         raise ValueError(f"--rate {settings.rate:g} must be above 0 and at most {MOST_RATE:g}")
     if not 0 <= options.minutes < math.inf:
@@ -124,8 +127,9 @@ def _check(options: argparse.Namespace, settings: Settings) -> None:
         raise ValueError(f"--crop {settings.crop} must be a multiple of {stride} and at least {4 * stride}")
     if options.export and (options.export.suffix != ".safetensors" or options.export.is_dir()):
         raise ValueError(f"--export {options.export} must be a file whose name ends in .safetensors")
-    if options.state.exists() and not options.state.is_dir():
-        raise ValueError(f"--state {options.state} is a file: name a folder, which may be new")
+    there = next(p for p in (options.state, *options.state.absolute().parents) if p.exists())
+    if not there.is_dir():
+        raise ValueError(f"--state {options.state}: {there} is a file: name a folder, which may be new")
 
 
 @contextmanager
@@ -172,6 +176,8 @@ def _segment(options: argparse.Namespace, trainer: Trainer, parent: Card | None)
         log.info("exported %s", options.export)
         if parent and trainer.best_step == 0:
             log.warning("no step scored better than %s did: these are its weights, unchanged", parent.name)
+    if finished and options.minutes:
+        log.info("finished at step %d of %d", trainer.done, trainer.settings.steps)
     if not finished:
         log.info("time is up at step %d of %d; the same command goes on", trainer.done, trainer.settings.steps)
     return 0 if finished else 75

@@ -74,3 +74,30 @@ def test_a_pickle_is_never_loaded(tmp_path: Path, name: str) -> None:
 def test_an_unknown_name_lists_the_shipped_ones() -> None:
     with pytest.raises(CheckpointError, match=r"weights 'nonesuch': no such file.*shipped: .*refused because"):
         locate("nonesuch")
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        ({"voxel_nm_min": 5}, "incomplete card"),
+        ({"voxel_nm_max": [1, 2]}, "are no range of .z, y, x. in nm: the card was edited"),
+        ({"voxel_nm_min": [500, 500, 500]}, "are no range of .z, y, x. in nm"),
+        ({"halo": -3}, "halo -3 is no whole number from 0"),
+        ({"context": "2"}, "context '2' is no whole number from 1"),
+        ({"spread_scale": 0}, "spread_scale 0 is no number above 0"),
+        ({"sampler": 3}, "network, sampler or training is no table"),
+        ({"name": 5}, "name, sha256 or licence is no text"),
+        ({"data": [1]}, "data is no list of what was trained on"),
+        ({"stride": 7}, "its card says stride 7, its network 8; copy it again"),
+        ({"network": {"widths": "abc"}}, "its network cannot be built .*one number a level"),
+        ({"network": {"widths": [16, 16, 10**9]}}, "its network cannot be built"),
+        ({"network": {**TINY.to_dict(), "flab_width": 10**9}}, "above 4096 is no network that fits into memory"),
+        ({"network": {**TINY.to_dict(), "embedding": 7}}, "the weights do not fit the network of their card .*; export again$"),
+    ],
+)
+def test_an_edited_card_is_refused_in_words(weights: Path, edit: dict[str, object], words: str) -> None:
+    beside = weights.with_suffix(".json")
+    beside.write_text(json.dumps({**json.loads(beside.read_text()), **edit}))
+    with pytest.raises(CheckpointError, match=words) as error:
+        load_network(weights, read_card(weights))
+    assert len(str(error.value)) < 500

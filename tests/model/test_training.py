@@ -175,6 +175,7 @@ def test_fine_tuning_goes_on_as_it_began(
         (["--threads", "-1"], "--threads -1 must be 0 \\(torch's own number\\) or more"),
         (["--export", "mine"], "--export mine must be a file whose name ends in .safetensors"),
         (["--state", "FILE"], "--state .*manifest.json is a file: name a folder"),
+        (["--state", "FILE/deeper"], "manifest.json is a file: name a folder"),
         (["--device", "foo"], "device 'foo' is unknown; the devices are cpu, cuda, cuda:1, or auto"),
         (["--data", "/nowhere"], "there is no /nowhere/manifest.json"),
         (["--blind", "1.5"], "--blind 1.5 is a share of the windows: 0 to 1"),
@@ -183,6 +184,7 @@ def test_fine_tuning_goes_on_as_it_began(
         (["--rate", "1"], "--rate 1 must be above 0 and at most 0.1"),
         (["--steps", "0"], "--steps 0 and --batch 2 must be at least 1"),
         (["--batch", "0"], "--steps 1 and --batch 0 must be at least 1"),
+        (["--batch", "999999999"], "--batch 999999999 is more than 4096"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_words(
@@ -191,7 +193,7 @@ def test_what_cannot_be_trained_is_refused_in_words(
     monkeypatch.setitem(train.PRESETS, "cpu", TINY)  # type: ignore[misc]
     common = ["--data", str(own), "--state", str(own / "s"), "--steps", "1", "--batch", "2", "--crop", "32"]
     train.main([*common, "--minutes", "1"])
-    change = [str(own / "manifest.json") if word == "FILE" else word for word in change]
+    change = [word.replace("FILE", str(own / "manifest.json")) for word in change]
     with pytest.raises(ValueError, match=words):
         train.main([*common, *change])
 
