@@ -62,11 +62,12 @@ def render(site: Site, config: Path, folder: Path, *, lanes: int, dask_yaml: Pat
 
 def driver_site(site: Site, folder: Path) -> dict[str, Any]:
     """What the driver's own site file says: the scheduler is there already; all else as for the workers."""
-    kept = site.model_dump(mode="json", exclude_unset=True, exclude={*ELSEWHERE, "kind", "name", "threads"})
+    kept = site.model_dump(mode="json", exclude_unset=True, exclude=set(ELSEWHERE))
     return {
         "kind": "scheduler",
         "scheduler_file": str(folder / "scheduler.json"),
         "tls": str(folder / "tls"),
+        "workers": site.workers,
         "threads": site.threads or max(1, site.cores // site.workers_per_job),
         **kept,
     }

@@ -109,7 +109,7 @@ def plan(
     target = Path(out or Path(config).with_suffix(".plan.json"))
     if target.exists() and '"zmend-plan/' not in target.read_text(errors="replace")[:4096]:
         raise UsageError(f"{target} is there and is no plan", why="it would be lost", do="name another file with --out")
-    target.write_text(dump(made.plan))
+    target.write_bytes(dump(made.plan))
     _say(_planned(made, str(target)), as_json, show.plan)
 
 
@@ -286,18 +286,23 @@ def demo(out: str, restorer: str, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("path", required=False, default=".")
+@click.argument("subject", metavar="[CONFIG|PATH]", required=False, default=".")
+@click.option("--site", metavar="FILE", help="Check this site too: SLURM, partition, walltime, GPUs, network.")
 @as_json
-def doctor(path: str, as_json: bool) -> None:
-    """Check this machine and the file system at PATH: packages, weights, GPU, atomic link and rename, free space.
+def doctor(subject: str, site: str | None, as_json: bool) -> None:
+    """Check this machine, the file system that is written on, and the site; say what to change. Exit 7 if unfit.
 
     \b
     zmend doctor /data/project
+    zmend doctor zmend.yaml --site slurm.yaml
+
+    Packages, weights, GPUs and driver, atomic link and rename, fsync, free space; with a site its partition, walltime
+    and memory, with a configuration against what a slab takes.
     """
     from pipeline import show
     from pipeline.doctor import examine
 
-    found = examine(path)
+    found = examine(subject, site)
     _say(found, as_json, show.findings)
     if not found["ok"]:
         raise SystemExit(7)

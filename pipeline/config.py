@@ -84,10 +84,16 @@ def _read(path: Path, needs: str) -> dict[str, Any]:
     return document
 
 
+def load_site(path: str | Path, out: str) -> Site:
+    """Read a site's file on its own, for an output. Raises ConfigError."""
+    config = check({"volume": {"path": "."}, "flags": ".", "output": {"path": out}})
+    return _elsewhere(config, {}, Path(path)).site
+
+
 def _elsewhere(config: Config, keys: dict[str, Any], path: Path) -> Config:
     """The configuration with a site of its own, from a file."""
     wanted = _read(path, "it needs the keys of a site: kind, workers")
-    kept = {k: v for k, v in keys.items() if "kind" not in wanted or k not in (*ELSEWHERE, "kind")}
+    kept = {k: v for k, v in keys.items() if "kind" not in wanted or k not in ELSEWHERE}
     asked = {**kept, **wanted}
     probe = {"volume": {"path": "."}, "flags": ".", "output": {"path": "."}, "site": asked}  # only the site is judged
     site = _placed(check(probe, str(path)).site, config.output.path, path.resolve().parent)

@@ -21,7 +21,7 @@ SLURM_KEYS = (
     "local_directory", "death_timeout_s", "driver_partition",
 )  # fmt: skip
 SCHEDULER_KEYS = ("address", "scheduler_file", "tls")
-ELSEWHERE = (*SLURM_KEYS, *SCHEDULER_KEYS)  # keys that say nothing on another kind of site
+ELSEWHERE = (*SLURM_KEYS, *SCHEDULER_KEYS, "kind", "name", "workers", "threads", "patience_s")  # say nothing elsewhere
 WALLTIME = re.compile(r"^(\d+-)?\d{1,2}:\d\d(:\d\d)?$")
 ALONE_S = {"local": 60.0, "cuda": 60.0}  # a nanny gives up on a worker that dies again and again
 QUEUED_S = 86400.0  # a job may wait that long in a queue
@@ -118,15 +118,20 @@ class Site(BaseModel):
     @property
     def walltime_s(self) -> int:
         """The walltime of one worker job, s."""
-        days, _, rest = self.walltime.rpartition("-")
-        parts = [int(p) for p in rest.split(":")]
-        scale = (3600, 60, 1) if days or len(parts) == 3 else (60, 1)  # SLURM: mm:ss, hh:mm:ss, d-hh:mm, d-hh:mm:ss
-        return int(days or 0) * 86400 + sum(p * s for p, s in zip(parts, scale, strict=False))
+        return walltime_s(self.walltime)
 
     @property
     def alone_s(self) -> float:
         """How long a run waits without any worker, s."""
         return self.patience_s or ALONE_S.get(self.kind, QUEUED_S)
+
+
+def walltime_s(text: str) -> int:
+    """Seconds of a time as SLURM writes it: mm:ss, hh:mm:ss, d-hh:mm or d-hh:mm:ss."""
+    days, _, rest = text.rpartition("-")
+    parts = [int(p) for p in rest.split(":")]
+    scale = (3600, 60, 1) if days or len(parts) == 3 else (60, 1)
+    return int(days or 0) * 86400 + sum(p * s for p, s in zip(parts, scale, strict=False))
 
 
 def _unfit(what: str, do: str) -> PydanticCustomError:
