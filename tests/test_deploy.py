@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 
-from pipeline.batch import memory_bytes, render
+from pipeline.batch import TEMPLATES, memory_bytes, render
 from pipeline.cluster import DASK_YAML, LANES, SETTINGS
 from pipeline.config import check
 from pipeline.errors import UsageError
@@ -72,6 +74,26 @@ def test_only_slurm_is_rendered() -> None:
 @pytest.mark.parametrize(("text", "size"), [("16GB", 16 << 30), ("16 GiB", 16 << 30), ("16G", 16 << 30), ("954M", 954 << 20), ("1TB", 1 << 40)])
 def test_memory_is_read_as_slurm_reads_it(text: str, size: int) -> None:
     assert memory_bytes(Site(kind="slurm", memory=text).memory) == size
+
+
+@pytest.mark.parametrize("recipe", ["Dockerfile", "zmend.def"])
+def test_images_hold_all_that_is_installed_at_the_pinned_versions(recipe: str) -> None:
+    text = (ROOT / "deploy" / recipe).read_text()
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    for part in (*packages, "pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
+        assert re.search(rf"(?m)^(COPY|   ).*\b{re.escape(part)}\b", text), part
+    (pin,) = re.findall(r"(?m)^(torch==.*)$", (ROOT / "constraints.txt").read_text())
+    assert f"{pin} " in text or f"{pin}\n" in text
+    assert text.count("-c constraints.txt") == 2
+
+
+def test_what_is_installed_holds_the_templates_and_settings() -> None:
+    """They are read at run time, so they must come along with the package."""
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert "deploy" in tools["packages"]
+    come_along = {p for pattern in tools["package-data"]["deploy"] for p in (ROOT / "deploy").glob(pattern)}
+    assert {DASK_YAML, *TEMPLATES.glob("*.j2"), *SITES} <= come_along
+    assert len(list(TEMPLATES.glob("*.j2"))) == 2
 
 
 def test_every_example_is_a_site() -> None:
