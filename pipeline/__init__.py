@@ -15,6 +15,8 @@ flags       what is missing or damaged                 crew        the window of
 restorer    the protocol; nearest, linear              run         the driver; runlog: what it says of itself
 phantom     tissue whose truth is known                verify      is the store what it says?
 lessons     what training learns from: columns         cli, show   the command, and how it talks; demo, doctor
+slurm       the jobs that workers live in              batch       scripts for sbatch; drain: how a worker leaves
+fitness     can the site do the job? asked by doctor
 
 Imports only point down; `make check` holds them to it.
 """

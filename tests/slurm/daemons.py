@@ -7,6 +7,7 @@ Partitions: `normal`; `low`, whose jobs are requeued for jobs in `high`.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -68,7 +69,7 @@ class Slurm:
     """The daemons, for the length of a `with`; SLURM_CONF points to them."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.before = folder, os.environ.get("SLURM_CONF")
 
     def __enter__(self) -> Slurm:
         for part in ("munge", "state", "gpu"):
@@ -94,6 +95,7 @@ class Slurm:
             self._kill(pid, signal.SIGTERM)
         self._until(lambda: not any(_alive(p) for p in self.folder.glob("*.pid")), "daemons do not end", 20)
         os.environ.pop("SLURM_CONF")
+        os.environ.update({"SLURM_CONF": self.before} if self.before else {})
 
     def start_node(self, name: str) -> None:
         _run("slurmd", "-N", name)
@@ -151,7 +153,7 @@ def _run(*command: str) -> None:
 
 def _free_ports() -> int:
     """The first of NODES + 1 ports that are free now, below the range that the system hands out."""
-    for first in range(26820, 32000, 10):
+    for first in random.sample(range(20000, 32000, 10), 100):  # of two that start at once, each has its own
         try:
             for port in range(first, first + NODES + 1):
                 with socket.socket() as s:
