@@ -117,13 +117,15 @@ class Bucket:
         if source.bucket == self.bucket:
             self._do("write", key, lambda: obstore.copy(self.store, source._at(key), self._at(key)))
             return True
-        from botocore.exceptions import ClientError  # obstore copies within one bucket only
+        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError  # obstore copies within a bucket
 
         origin = {"Bucket": source.bucket, "Key": source._at(key)}
         try:
             _client(_environment()).copy_object(Bucket=self.bucket, Key=self._at(key), CopySource=origin)
-        except ClientError:
+        except (ClientError, NoCredentialsError):
             return False
+        except BotoCoreError as error:
+            raise OSError(f"{self.uri}/{key}: cannot copy: {error}") from error
         return True
 
     def sync(self, keys: Iterable[str]) -> None:

@@ -46,11 +46,11 @@ def place(local: Path, bucket: str) -> str:
     return address
 
 
-@pytest.mark.parametrize("recipe", [{}, UNSURE], ids=["linear", "ensemble"])
-def test_a_run_in_a_bucket_equals_the_run_on_a_disk(place: str, local: Path, recipe: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("recipe", "workers"), [({}, 2), (UNSURE, 0)], ids=["linear-two-workers", "ensemble"])
+def test_a_run_in_a_bucket_equals_the_run_on_a_disk(place: str, local: Path, recipe: dict[str, Any], workers: int, tmp_path: Path) -> None:
     source = {s.key: s for s in Files(f"{place}/raw.zarr").walk()}
     out, twin = f"{place}/out.zarr", str(local / ("unsure.zarr" if recipe else "out.zarr"))
-    (tmp_path / "zmend.yaml").write_text(yaml.safe_dump(document(place, **recipe)))
+    (tmp_path / "zmend.yaml").write_text(yaml.safe_dump(document(place, **recipe, site={"workers": workers})))
     for verb in ("plan", "run"):
         process = command(verb, "zmend.yaml", "--json", cwd=tmp_path)
         text, err = process.communicate(timeout=100)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.box import Box
 from pipeline.errors import FlagError, VolumeError
 from pipeline.files import Files
 from pipeline.flagfile import load
@@ -14,6 +15,7 @@ from pipeline.store import create_output
 from pipeline.volume import Volume
 from tests.jobs import command
 from tests.s3.conftest import READER, Server
+from tests.s3.faults import faulty
 from tests.s3.jobs import build, document, upload
 
 
@@ -115,3 +117,37 @@ def test_a_server_that_does_not_answer_is_worth_another_try(s3: Server, monkeypa
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     with pytest.raises(OSError, match="cannot read"):
         Files("s3://anywhere/v").read("x")
+
+
+def test_voxels_that_cannot_be_had_now_are_worth_another_try(place: str, s3: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OSError, which the driver counts as transient; not VolumeError, which ends a run; and never zeros."""
+    from pipeline import bucket
+
+    monkeypatch.setitem(bucket.RETRY, "max_retries", 1)
+    monkeypatch.setattr(bucket, "TRIES", 2)
+    with faulty(s3.port, share=0.0) as (endpoint, faults):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        volume, box = Volume.open(f"{place}/mask.zarr", writable=True), Box((7, 0, 0), (8, 96, 96))
+        voxels = volume.read(box)
+        assert voxels.any()
+        faults.share = 1.0
+        with pytest.raises(OSError, match="cannot read"):
+            volume.read(box)
+        with pytest.raises(OSError, match="cannot write"):
+            volume.write(box, voxels)
+        with pytest.raises(OSError, match="cannot read"):
+            volume.absent(box)
+
+
+def test_chunks_that_may_not_be_written(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in READER.items():
+        monkeypatch.setenv(name, value)
+    volume, box = Volume.open(f"{place}/mask.zarr", writable=True), Box((7, 0, 0), (8, 96, 96))
+    with pytest.raises(VolumeError, match="refuses to write"):
+        volume.write(box, volume.read(box))
+
+
+def test_an_output_that_is_neither_folder_nor_bucket(place: str) -> None:
+    with pytest.raises(VolumeError, match="outputs go to a folder or to an S3 bucket") as e:
+        make("memory://out", f"{place}/raw.zarr")
+    assert "s3://bucket/key" in e.value.do

@@ -112,6 +112,23 @@ def test_records_are_created_once_retired_and_put_aside(place: str) -> None:
     assert ledger.ids() == set()
 
 
+def test_packed_records_are_as_good_as_loose_ones(place: str) -> None:
+    ids = [f"{n:032x}" for n in range(5)]
+    for n, slab in enumerate(ids):
+        Ledger(place).commit({"slab": slab, "chunks": [], "n": n})
+    assert Ledger(place).pack(least=1) == 5
+    ledger = Ledger(place)
+    assert not ledger.loose_ids() and ledger.ids() == set(ids)
+    assert [ledger.get(slab)["n"] for slab in ids] == [0, 1, 2, 3, 4]
+    ledger.retire([ids[2]])
+    assert Ledger(place).ids() == set(ids) - {ids[2]}
+    ((name, record),) = Ledger(place).retiring()
+    assert record["n"] == 2
+    ledger.finish_retiring(name, "run1")
+    assert Ledger(place).commit({"slab": ids[2], "chunks": []}), "it may be made again"
+    assert Ledger(place).ids() == set(ids)
+
+
 def test_a_lock_keeps_others_out_and_a_dead_ones_is_taken_over(place: str) -> None:
     with StoreLock(place) as lock:
         assert not lock.taken_over
