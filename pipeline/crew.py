@@ -69,6 +69,8 @@ class Crew:
         while flight or (queue and not self.stopped()):
             now = time.monotonic()
             roll.look(now)
+            if self.stopped() and not roll.workers:
+                return  # what was sent is in nobody's hand: it would wait for workers that are still in a queue
             if not self.stopped():
                 window = pace.window(max(1, len(roll.workers)))
                 flight.send(queue.draw(window - len(flight), now), queue.avoid, roll.workers, now)

@@ -44,7 +44,7 @@ class StoreLock:
         if raw is None:
             return False
         holder = _parse(raw)
-        if holder.get("host") != socket.gethostname() or _alive(holder):
+        if (holder.get("host") != socket.gethostname() or _alive(holder)) and not _requeued_since(holder):
             raise StoreLockedError(
                 f"the store is locked by process {holder.get('pid')} on {holder.get('host')}",
                 where=self.files.at(KEY),
@@ -69,10 +69,23 @@ def _parse(raw: bytes) -> dict[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
+def _requeued_since(holder: dict[str, Any]) -> bool:
+    """Whether the holder was this very job of SLURM's before it was requeued: its node is lost, and it with it."""
+    then, now = holder.get("slurm"), _slurm()
+    return bool(then and now and then[:2] == now[:2] and then[2] < now[2])
+
+
+def _slurm() -> list[Any]:
+    """Cluster, job and how often it was restarted; nothing outside of jobs. An id alone comes back over restarts."""
+    job, cluster = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_CLUSTER_NAME", "")
+    return [cluster, job, int(os.environ.get("SLURM_RESTART_COUNT", 0))] if job else []
+
+
 def _me() -> dict[str, Any]:
     """Who holds a lock; `lock` tells two of one process apart."""
-    me = os.getpid()
-    return {"host": socket.gethostname(), "pid": me, "started": _started(me), "lock": os.urandom(8).hex()}
+    me, job = os.getpid(), _slurm()
+    who = {"host": socket.gethostname(), "pid": me, "started": _started(me), "lock": os.urandom(8).hex()}
+    return who | ({"slurm": job} if job else {})
 
 
 def _alive(holder: dict[str, Any]) -> bool:

@@ -1,0 +1,31 @@
+"""The lock of a driver that is a job: its next life on another node takes it over; nobody else does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import StoreLockedError
+from pipeline.lock import StoreLock
+
+
+@pytest.mark.parametrize(
+    ("job", "restarts", "mine"),
+    [("7", "1", True), ("7", "0", False), ("8", "1", False), (None, None, False)],
+    ids=["requeued", "the same life", "another job", "no job"],
+)
+def test_a_requeued_driver_takes_its_own_lock(job, restarts, mine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "zmend").mkdir()
+    (tmp_path / "zmend/lock").write_text(json.dumps({"host": "a-lost-node", "pid": 1, "started": "x", "slurm": ["c", "7", 0]}))
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", "c")
+    for key, value in (("SLURM_JOB_ID", job), ("SLURM_RESTART_COUNT", restarts)):
+        monkeypatch.setenv(key, value) if value is not None else monkeypatch.delenv(key, raising=False)
+    if mine:
+        with StoreLock(str(tmp_path)) as lock:
+            assert lock.taken_over
+            assert json.loads((tmp_path / "zmend/lock").read_text())["slurm"] == ["c", "7", 1]
+        return
+    with pytest.raises(StoreLockedError, match="process 1 on a-lost-node"), StoreLock(str(tmp_path)):
+        pass
