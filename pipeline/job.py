@@ -7,7 +7,7 @@ zmend/plans/<hash>.json and zmend/flags/<digest>.csv.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -26,11 +26,12 @@ from pipeline.flags import Flag, Flags, mask_window, upsample
 from pipeline.intensity import measure
 from pipeline.ledger import Ledger
 from pipeline.merge import check_pyramid
-from pipeline.plan import Geometry, Plan, Slab, make
+from pipeline.plan import Geometry, Plan, Slab, hashed, make
 from pipeline.recipe import Recipe, digest
 from pipeline.restorer import Needs, load
 from pipeline.site import Site
 from pipeline.slab import Job
+from pipeline.slabs import Slabs
 from pipeline.store import (
     create_output,
     is_store,
@@ -200,7 +201,7 @@ def install(proposal: Proposal) -> None:
         update_attrs(config.output.path, zmend={"batch": plan.header["recipe"]["batch"]})
     zmend = Files(config.output.path) / "zmend"
     zmend.keep(f"flags/{proposal.flags.digest}.csv", flags_text(proposal.flags).encode())
-    zmend.keep(f"plans/{plan.hash}.json", dump(plan).encode())
+    zmend.keep(f"plans/{plan.hash}.json", dump(plan))
 
 
 def flags_text(flags: Flags) -> str:
@@ -227,23 +228,50 @@ def plan_path(out: str, plan_hash: str) -> str:
     return f"{out}/zmend/plans/{plan_hash}.json"
 
 
-def dump(plan: Plan) -> str:
-    """The text of a plan file: JSON, one slab a line, so that people can read and compare two."""
-    head = json.dumps({"hash": plan.hash, **plan.header}, indent=1)
-    slabs = ",\n".join(json.dumps(s.row()) for s in plan.slabs)
-    return f'{head[:-2]},\n "slabs": [\n{slabs}\n]}}\n'
+def dump(plan: Plan) -> bytes:
+    """A plan file: JSON, one slab a line, so that people can read and compare two."""
+    text = bytearray(json.dumps({"hash": plan.hash, **plan.header}, indent=1)[:-2].encode() + SLABS)
+    for n, line in enumerate(plan.slabs.lines()):
+        text += (f",\n{line}" if n else line).encode()
+    return bytes(text + END)
 
 
-def read_plan(path: str | Path) -> Plan:
-    """Read a plan file. Raises PlanChangedError if the file does not hash to what it says."""
+SLABS, END = b',\n "slabs": [\n', b"\n]}\n"
+
+
+def _parts(raw: bytes) -> tuple[dict[str, Any], Iterator[bytes]]:
+    """A plan file's head, and each slab's row as JSON, line by line: a million at once would take gigabytes."""
+    at, end = raw.find(SLABS), len(raw) - len(END)
+    if at < 0 or raw[end:] != END:  # somebody laid it out anew
+        body = json.loads(raw)
+        return body, (json.dumps(row).encode() for row in body.pop("slabs"))
+    return json.loads(raw[:at] + b"}"), _lines(raw, at + len(SLABS), end)
+
+
+def _lines(raw: bytes, at: int, end: int) -> Iterator[bytes]:
+    while at < end:
+        stop = raw.find(b",\n", at, end)
+        stop = end if stop < 0 else stop
+        yield raw[at:stop]
+        at = stop + 2
+
+
+def read_plan(path: str | Path, *, slabs: bool = True) -> Plan:
+    """Read a plan file. Raises PlanChangedError if the file does not hash to what it says.
+
+    slabs: whether they are wanted; a worker, who is sent its own, spares the time and the room.
+    """
     files, key = split(str(path))
     try:
         if (raw := files.read(key)) is None:
             raise FileNotFoundError("there is no such file")
-        body = json.loads(raw)
-        said, slabs = body.pop("hash"), tuple(Slab.of(r) for r in body.pop("slabs"))
-        plan = Plan(body, slabs)
-    except (OSError, ValueError, KeyError, TypeError) as e:
+        head, lines = _parts(raw)
+        said = head.pop("hash")
+        if slabs:
+            plan = Plan(head, Slabs.of(Slab.of(json.loads(line)) for line in lines))
+        else:
+            plan = Plan(head, Slabs.of(()), hashed(head, (line.replace(b" ", b"").decode() for line in lines)))
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as e:
         raise PlanChangedError(
             "this is no plan",
             where=str(path),
@@ -268,8 +296,8 @@ def changes(before: Plan, now: Plan) -> list[str]:
         found.append("weights or restorer")
     then, new = before.header["recipe"], now.header["recipe"]
     found += [f"recipe.{k}" for k in {**then, **new} if then.get(k) != new.get(k)]
-    if not found and [s.id for s in before.slabs] != [s.id for s in now.slabs]:
-        same_cut = [s.write for s in before.slabs] == [s.write for s in now.slabs]
+    if not found and not np.array_equal(before.slabs.ids, now.slabs.ids):
+        same_cut = np.array_equal(before.slabs.boxes[:, :6], now.slabs.boxes[:, :6])
         found.append("chunks of the volume or of a mask" if same_cut else "slab size")
     return found
 
@@ -295,7 +323,7 @@ def _row(flag: Flag) -> dict[str, object]:
 @lru_cache(maxsize=2)
 def open_job(out: str, plan_hash: str, threads: int = 0) -> Job:
     """Open everything that a worker needs; kept for the life of the process."""
-    plan = read_plan(plan_path(out, plan_hash))
+    plan = read_plan(plan_path(out, plan_hash), slabs=False)
     about = plan.header["source"]
     voxel_nm = tuple(about["voxel_nm"]) if about["voxel_nm"] else None
     source = Volume.open(about["uri"], level=about["level"], voxel_nm=voxel_nm)

@@ -15,9 +15,11 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from pipeline.errors import VolumeError
 from pipeline.files import Files
-from pipeline.ids import is_id
+from pipeline.ids import Ids, column, is_id
 from pipeline.packs import Packs
 from pipeline.recipe import digest
 
@@ -86,13 +88,24 @@ class Ledger:
         body = json.loads(json.dumps({"schema": SCHEMA, **record}))  # as it will be read back: tuples are lists
         return self.files.create(self.key(record["slab"]), _text(body))
 
-    def pack(self, least: int = PACK_AT) -> int:
+    def done(self) -> Ids:
+        """Ids of all records that are not retired, in sixteen bytes each."""
+        loose = column(sorted(i for i in self.loose_ids() if is_id(i)))
+        return Ids.of(np.unique(np.concatenate([self.packs.ids.raw, loose])))
+
+    def records(self) -> Iterator[tuple[str, dict[str, Any] | None]]:
+        """Every finished slab's id and record; None where it cannot be trusted. Packed ones pack by pack."""
+        packed = self.packs.ids
+        yield from ((record["slab"], record) for record in self.packs.records())
+        yield from ((i, self._sound(i)) for i in sorted(self.loose_ids()) if i not in packed)
+
+    def pack(self, least: int | None = None) -> int:
         """Put loose records into packs, if there are so many; returns how many. For the holder of the store's lock.
 
         A record is removed only when it lies in a pack for good: killed at any point, it is in one or both of them.
         """
         loose = sorted(i for i in self.loose_ids() if is_id(i))
-        if len(loose) < least:
+        if len(loose) < (PACK_AT if least is None else least):
             return 0
         packed = self.packs.ids
         good = [(i, record) for i in loose if (record := self._sound(i)) is not None]

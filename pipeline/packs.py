@@ -8,7 +8,7 @@ row withdraws it, or tells it anew. A pack that does not hash to its name is not
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from hashlib import sha256
 
@@ -46,6 +46,13 @@ class Packs:
             return None
         pack, row = (int(n) for n in self._at[at])
         return decode(self._rows(self._listed()[pack])[row])
+
+    def records(self) -> Iterator[Json]:
+        """Every record in force, in the order in which they were packed."""
+        for pack, name in enumerate(list(self._listed())):
+            rows = np.sort(self._at[self._at[:, 0] == pack, 1])
+            found = self._read_rows(name) if len(rows) else []
+            yield from (decode(found[int(row)]) for row in rows)
 
     def append(self, records: Iterable[Json], withdrawn: Iterable[str] = ()) -> None:
         """Add records, and take others out of force. Durable when it returns; a kill before leaves whole packs only."""

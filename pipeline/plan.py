@@ -15,33 +15,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from hashlib import sha256
 from typing import Any
 
 from pipeline.box import ZYX, Box
 from pipeline.flags import Flag, Flags, meet
-from pipeline.recipe import digest
+from pipeline.recipe import canonical, digest
 from pipeline.restorer import Needs
+from pipeline.slabs import Columns, Slabs
+from pipeline.slabs import Slab as Slab
 
 Fingerprint = Callable[[Box, Sequence[Flag]], str]
-
-
-@dataclass(frozen=True, slots=True)
-class Slab:
-    """The unit of work. `id` names its whole content: inputs, flags, recipe, weights. Equal id, equal voxels."""
-
-    id: str
-    write: Box
-    read: Box
-
-    def row(self) -> list[Any]:
-        """A compact, JSON-ready form: [id, write start, write stop, read start, read stop]."""
-        return [self.id, self.write.start, self.write.stop, self.read.start, self.read.stop]
-
-    @staticmethod
-    def of(row: Sequence[Any]) -> Slab:
-        """The slab of a row."""
-        w0, w1, r0, r1 = (tuple(v) for v in row[1:])
-        return Slab(row[0], Box(w0, w1), Box(r0, r1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +66,27 @@ class Plan:
     """A job, ready to be reviewed and run. `hash` binds volume, flags, recipe, weights and every slab."""
 
     header: dict[str, Any]
-    slabs: tuple[Slab, ...]
+    slabs: Slabs
     hash: str = field(default="")
 
     def __post_init__(self) -> None:
-        # Where the files lie is not what they are: a moved volume is the same plan.
-        strip = {k: {n: v for n, v in self.header[k].items() if n not in ("uri", "path")} for k in ("source", "flags")}
-        object.__setattr__(self, "hash", digest({**self.header, **strip, "slabs": [s.row() for s in self.slabs]}))
+        if not self.hash:
+            object.__setattr__(self, "hash", hashed(self.header, self.slabs.lines((",", ":"))))
+
+
+def hashed(header: dict[str, Any], rows: Iterable[str]) -> str:
+    """sha256 of a plan, as `recipe.digest` would make it of header and rows in one document, without making that.
+
+    rows: each slab's as JSON without spaces.
+    """
+    # Where the files lie is not what they are: a moved volume is the same plan.
+    strip = {k: {n: v for n, v in header[k].items() if n not in ("uri", "path")} for k in ("source", "flags")}
+    before, after = canonical({**header, **strip, "slabs": []}).split('"slabs":[]')  # inside a text it has backslashes
+    found = sha256(f'{before}"slabs":['.encode())
+    for n, row in enumerate(rows):
+        found.update((f",{row}" if n else row).encode())
+    found.update(f"]{after}".encode())
+    return found.hexdigest()
 
 
 def cut(flags: Flags, geometry: Geometry) -> Iterator[Piece]:
@@ -167,8 +165,13 @@ def make(
 ) -> Plan:
     """Cut, name and add up. `source` describes the volume; `chunk` is its chunk; `inputs` fingerprints a read box."""
     key = job_key(recipe_digest, geometry.needs, source)
-    pieces = list(cut(flags, geometry))
-    slabs = tuple(name(p, key, inputs(p.read, p.flags)) for p in pieces)
+    columns = Columns()
+
+    def named() -> Iterator[Piece]:
+        for piece in cut(flags, geometry):
+            columns.add(name(piece, key, inputs(piece.read, piece.flags)))
+            yield piece
+
     header = {
         "schema": "zmend-plan/1",
         "source": source,
@@ -177,10 +180,10 @@ def make(
         "recipe_digest": recipe_digest,
         "restorer": {k: v for k, v in asdict(geometry.needs).items() if k != "spread"},
         "slab_cell": geometry.cell,
-        "totals": totals(pieces, geometry, chunk, source["itemsize"], draws=recipe.get("uncertainty", 0)),
+        "totals": totals(named(), geometry, chunk, source["itemsize"], draws=recipe.get("uncertainty", 0)),
         "not_restorable": not_restorable(flags, geometry),
     }
-    return Plan(header, slabs)
+    return Plan(header, columns.slabs())
 
 
 def totals(pieces: Iterable[Piece], geometry: Geometry, chunk: ZYX, itemsize: int, draws: int = 0) -> dict[str, int]:

@@ -15,8 +15,12 @@ LATER = ("uncertainty", "refuse_above")  # settings that older recipes do not ha
 
 def digest(document: Any) -> str:
     """sha256 of a JSON document in its canonical form (sorted keys, no spaces)."""
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(canonical(document).encode()).hexdigest()
+
+
+def canonical(document: Any) -> str:
+    """A JSON document in the one form that is hashed."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 class Recipe(BaseModel):

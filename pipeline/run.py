@@ -8,16 +8,21 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline import certificate
 from pipeline.attempts import Attempts, OnEvent, in_words
-from pipeline.box import Box
+from pipeline.box import ZYX, Box
 from pipeline.cluster import memory_per_worker, threads_per_worker, visible_gpus
 from pipeline.crew import Crew
-from pipeline.errors import Interrupted, PlanChangedError, UsageError, VolumeError
+from pipeline.errors import Interrupted, PlanChangedError, UsageError
+from pipeline.ids import Ids
 from pipeline.job import Proposal, bound, current_plan, install, make_store, open_job
 from pipeline.ledger import Ledger, sweep
 from pipeline.lock import StoreLock
@@ -36,8 +41,11 @@ from pipeline.store import (
     update_attrs,
 )
 from pipeline.summary import summarise
+from pipeline.volume import Volume
 from pipeline.worker import Leave, Post, Probe, Task, budget
 
+PACK_EVERY = 8192  # slabs: so few files lie about however long a run takes
+TOGETHER = 4096  # records that are looked at at once
 GO_ON = "run the same command again to go on"
 
 
@@ -74,20 +82,23 @@ def run(
                     "text": "chunks of the source changed since the last merge; if nobody meant that, stop",
                 }
             )
+        for spoiled in ledger.packs.discard_damaged():
+            tell({"kind": "warning", "text": f"{spoiled} is not what was written; its slabs are done again"})
+        ledger.pack()  # what a run that was killed left
         retired = _supersede(proposal, ledger, run_id, named)
-        done = ledger.ids()
-        todo = [s for s in plan.slabs if s.id not in done]
+        todo = plan.slabs.but(ledger.done())
         if todo or retired:
             forget_merge(out)  # until it is merged again, the merged volume is not the overlay's
         tell({"kind": "begin", "run": run_id, "slabs": len(plan.slabs), "todo": len(todo), "retired": retired})
         with Crew(config.site, tell, lambda: stop.requested) as crew:
             post = _post(proposal, anything=bool(todo))
-            moved = _work_off(todo, crew, post, run_id, hope=len(todo) < len(plan.slabs))
+            moved = _work_off(todo, crew, post, run_id, ledger, hope=len(todo) < len(plan.slabs))
+            ledger.pack()
             if not stop.requested:
                 _certify(crew, proposal, post)
         if stop.requested:
             raise Interrupted(
-                f"stopped with {len(ledger.ids() & {s.id for s in plan.slabs})} of {len(plan.slabs)} slabs done",
+                f"stopped with {len(plan.slabs) - len(plan.slabs.but(ledger.done()))} of {len(plan.slabs)} slabs done",
                 where=out,
                 why="asked to",
                 do=GO_ON,
@@ -117,21 +128,27 @@ def _post(proposal: Proposal, *, anything: bool) -> Post:
     )
 
 
-def _work_off(todo: Sequence[Slab], crew: Crew, post: Post, run_id: str, *, hope: bool) -> Counter[str]:
+def _work_off(
+    todo: Sequence[Slab], crew: Crew, post: Post, run_id: str, ledger: Ledger, *, hope: bool
+) -> Counter[str]:
     """Restore the slabs. Those that were given up are left as they are, quarantined like what is not fit to keep."""
     attempts = Attempts(crew.site.attempts, crew.tell, hope)
-    moved = _told(crew, todo, Task(post, run_id), attempts)
+    moved = _told(crew, todo, Task(post, run_id), attempts, ledger)
     if attempts.given_up and not crew.stopped():
         why = {slab.id: failure.words for slab, failure in attempts.given_up}
         last = Attempts(crew.site.attempts, crew.tell)
-        moved += _told(crew, [slab for slab, _ in attempts.given_up], Leave(post, run_id, why), last)
+        moved += _told(crew, [slab for slab, _ in attempts.given_up], Leave(post, run_id, why), last, ledger)
         last.finish(strict=True)
     return moved
 
 
-def _told(crew: Crew, todo: Sequence[Slab], task: Task | Leave, attempts: Attempts) -> Counter[str]:
+def _told(
+    crew: Crew, todo: Sequence[Slab], task: Task | Leave, attempts: Attempts, ledger: Ledger
+) -> Counter[str]:
     moved: Counter[str] = Counter()
-    for done in crew.work(todo, task, attempts) if todo else ():
+    for number, done in enumerate(crew.work(todo, task, attempts) if todo else (), 1):
+        if number % PACK_EVERY == 0:
+            ledger.pack()
         moved.update(bytes_read=done["bytes_read"], bytes_written=done["bytes_written"])
         crew.tell({"kind": "slab", **done})
     return moved
@@ -169,9 +186,7 @@ def _supersede(proposal: Proposal, ledger: Ledger, run_id: str, redo: set[str]) 
     """Put the plan in force: retire the records of other plans and erase the chunks that they wrote."""
     plan, out = proposal.plan, proposal.config.output.path
     arrays = [open_overlay(out), open_labels(out), *([open_uncertainty(out)] if has_uncertainty(out) else [])]
-    here = [set(array.present()) for array in arrays]
-    wanted = {s.id for s in plan.slabs}
-    stale = redo | {i for i in ledger.ids() if i not in wanted or not _whole(ledger, i, here)}
+    stale = redo | set(_stale(ledger, Ids.of(plan.slabs.ids), arrays))
     ledger.retire(stale)
     for path, record in ledger.retiring():
         for start, stop, *_ in record["chunks"]:
@@ -192,20 +207,34 @@ def _source_moved_on(proposal: Proposal) -> bool:
     return merged is not None and merged["source_manifest"] != source_manifest(proposal.source)
 
 
-def _whole(ledger: Ledger, slab_id: str, here: list[set[Box]]) -> bool:
-    """Whether all chunks that a record tells of exist. What lost one is done again, like what was never done.
+def _stale(ledger: Ledger, wanted: Ids, arrays: Sequence[Volume]) -> Iterator[str]:
+    """Records that the plan does not share, and those whose chunks are not all there: what lost one is done again."""
+    here = [np.sort(np.fromiter((_code(b.start, a.shape) for b in a.present()), np.int64)) for a in arrays]
+    records = ledger.records()
+    while some := list(islice(records, TOGETHER)):
+        for slab_id in (i for i, record in some if record is None):
+            ledger.discard(slab_id)  # nothing is left to retire
+        known = [(i, record["chunks"]) for i, record in some if record is not None]
+        yield from (i for i, _ in known if i not in wanted)
+        yield from _broken(known, here, arrays[0].shape)
 
-    here: the chunks of overlay, labels and uncertainty, in the order of a record's digests.
+
+def _broken(known: Sequence[tuple[str, list[Any]]], here: Sequence[NDArray[np.int64]], shape: ZYX) -> set[str]:
+    """Ids of records that tell of chunks which do not exist.
+
+    here: where chunks of overlay, labels and uncertainty start, in the order of a record's digests.
     """
-    try:
-        record = ledger.get(slab_id)
-    except VolumeError:
-        ledger.discard(slab_id)
-        return True  # nothing is left to retire
-    return all(
-        len(c) - 2 <= len(here) and all(Box(tuple(c[0]), tuple(c[1])) in there for there in here[: len(c) - 2])
-        for c in record["chunks"]
-    )
+    broken = {i for i, chunks in known if any(len(c) - 2 > len(here) for c in chunks)}
+    for level, there in enumerate(here):
+        told = [(i, _code(c[0], shape)) for i, chunks in known for c in chunks if len(c) - 2 > level]
+        absent = ~np.isin(np.array([code for _, code in told], np.int64), there)
+        broken.update(told[int(n)][0] for n in np.flatnonzero(absent))
+    return broken
+
+
+def _code(start: Sequence[int], shape: ZYX) -> int:
+    """One number for a chunk's first voxel."""
+    return (int(start[0]) * shape[1] + int(start[1])) * shape[2] + int(start[2])
 
 
 def _merge(proposal: Proposal, tell: OnEvent, stop: Stop) -> Counter[str]:
@@ -223,7 +252,7 @@ def _merge(proposal: Proposal, tell: OnEvent, stop: Stop) -> Counter[str]:
 def remerge(out: str, config_clone: str = "auto", on_event: OnEvent = lambda _: None) -> dict[str, Any]:
     """Blend the overlay of a finished store back into a full volume. Raises PlanChangedError, StoreLockedError."""
     plan = current_plan(out)
-    missing = {s.id for s in plan.slabs} - Ledger(out).ids()
+    missing = plan.slabs.but(Ledger(out).done())
     if missing:
         raise PlanChangedError(
             f"{len(missing)} of {len(plan.slabs)} slabs are not restored yet",

@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.blend import RESTORED, UNCERTAIN
 from pipeline.certificate import brief
 from pipeline.files import Files
+from pipeline.ids import Ids
 from pipeline.job import current_plan
 from pipeline.ledger import Ledger
 from pipeline.lock import holder
@@ -22,11 +23,11 @@ def summarise(plan: Plan, ledger: Ledger, run_id: str, out: str, moved: Counter[
     """The final word of a run, in a stable form."""
     done = quarantined = voxels = uncertain = 0
     left: list[dict[str, Any]] = []
-    finished = ledger.ids()
-    for slab in plan.slabs:
-        if slab.id not in finished:
+    wanted = Ids.of(plan.slabs.ids)
+    for slab_id, record in ledger.records():
+        if slab_id not in wanted:
             continue
-        record = ledger.get(slab.id)
+        record = record or ledger.get(slab_id)  # which says what is wrong with it
         quarantined += record["status"] == "quarantined"
         done += record["status"] == "done"
         voxels += sum(record["voxels"].get(str(label), 0) for label in RESTORED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -200,7 +200,7 @@ def _finished(out: str, plan: Plan, records: dict[str, Any], spoiled: list[str],
         late.insert(0, f"{who} is at work here: verify when it has ended")
     if late and not spoiled and merge is None:  # once merged, every slab had its record
         check.early = f"the run has not ended, {len(records)} of {len(plan.slabs)} slabs are done"
-    check.findings += late
+    check.findings += late + job.ledger.packs.faults()
     if merge is not None and merge["source_manifest"] != source_manifest(job.source):
         check.findings.append(
             "chunks of the source differ from those merged: it was changed (then run again), or somebody wrote "
@@ -314,7 +314,7 @@ def _lineage(plan: Plan, records: dict[str, Any], job: Job) -> Check:
     return check
 
 
-def _overlaps(slabs: tuple[Slab, ...]) -> Iterator[tuple[str, str]]:
+def _overlaps(slabs: Sequence[Slab]) -> Iterator[tuple[str, str]]:
     by_run: dict[tuple[int, int], list[Slab]] = {}
     for s in slabs:
         by_run.setdefault((s.write.start[1], s.write.start[2]), []).append(s)

@@ -17,9 +17,14 @@ import pytest
 
 from pipeline.files import Files
 from pipeline.ids import Ids, column
+from pipeline.job import propose
 from pipeline.ledger import Ledger
 from pipeline.packfile import decode, encode
 from pipeline.packs import Packs
+from pipeline.run import run
+from pipeline.summary import status
+from pipeline.verify import verify
+from tests.jobs import build
 
 ROOT = Path(__file__).parents[1]
 
@@ -233,6 +238,36 @@ def test_a_loose_record_that_was_spoiled_is_not_packed(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
     assert made.pack(least=1) == 1
     assert loose(tmp_path) == [record(1)["slab"]]
+
+
+def test_a_store_whose_records_are_packed_is_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.ledger.PACK_AT", 1)
+    job = build(tmp_path)
+    out = str(tmp_path / "out.zarr")
+    job.flags("3\n8\n")
+    first = job.run()
+    assert not loose(tmp_path / "out.zarr")
+    assert len(packs(tmp_path / "out.zarr")) == 1
+    assert verify(out, replay=3)["ok"]
+    assert status(out)["done"] == first["slabs"]
+    events: list[dict[str, Any]] = []
+    run(propose(job.load()), on_event=events.append)
+    assert next(e for e in events if e["kind"] == "begin")["todo"] == 0
+    job.flags("3\n12\n")  # 8 is taken back, 12 is new
+    run(propose(job.load()), on_event=events.append)
+    assert {e["write"][0][0] for e in events if e["kind"] == "slab"} == {12}
+    assert verify(out, replay=3)["ok"]
+    gone = next((tmp_path / "out.zarr/zmend/overlay").rglob("c/3/0/0"))
+    gone.unlink()
+    run(propose(job.load()), on_event=events.append)
+    assert {e["write"][0][0] for e in events if e["kind"] == "slab"} == {3, 12}, "a lost chunk is made again"
+    assert verify(out)["ok"]
+    last = packs(tmp_path / "out.zarr")[-1]
+    last.write_bytes(last.read_bytes()[:-1])
+    assert not verify(out)["ok"]
+    run(propose(job.load()), on_event=events.append)
+    assert any("is not what was written" in e["text"] for e in events if e["kind"] == "warning")
+    assert verify(out)["ok"]
 
 
 def test_ids_are_found_as_sets_find_them() -> None:

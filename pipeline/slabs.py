@@ -1,0 +1,124 @@
+"""Slabs: the unit of work, and a million of them in as little room as 64 bytes each."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.box import Box
+from pipeline.ids import WIDTH, Ids
+
+TOGETHER = 4096  # slabs that are made at once when one goes through them
+
+
+@dataclass(frozen=True, slots=True)
+class Slab:
+    """The unit of work. `id` names its whole content: inputs, flags, recipe, weights. Equal id, equal voxels."""
+
+    id: str
+    write: Box
+    read: Box
+
+    def row(self) -> list[Any]:
+        """A compact, JSON-ready form: [id, write start, write stop, read start, read stop]."""
+        return [self.id, self.write.start, self.write.stop, self.read.start, self.read.stop]
+
+    @staticmethod
+    def of(row: Sequence[Any]) -> Slab:
+        """The slab of a row."""
+        w0, w1, r0, r1 = (tuple(v) for v in row[1:])
+        return Slab(row[0], Box(w0, w1), Box(r0, r1))
+
+
+class Slabs(Sequence[Slab]):
+    """Slabs in order, kept as columns: each is made when it is looked at."""
+
+    def __init__(self, ids: NDArray[np.bytes_], boxes: NDArray[np.int32]) -> None:
+        self.ids = ids  # (n,) S16
+        self.boxes = boxes  # (n, 12) write start, write stop, read start, read stop, each (z, y, x)
+
+    @staticmethod
+    def of(slabs: Iterable[Slab]) -> Slabs:
+        """Of slabs one by one. Raises ValueError for an id that is none, OverflowError for a box beyond 2^31."""
+        columns = Columns()
+        for slab in slabs:
+            columns.add(slab)
+        return columns.slabs()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[Slab]:
+        return (Slab.of(row) for row in self.rows())
+
+    @overload
+    def __getitem__(self, at: int) -> Slab: ...
+    @overload
+    def __getitem__(self, at: slice) -> Slabs: ...
+    def __getitem__(self, at: int | slice) -> Slab | Slabs:
+        if isinstance(at, slice):
+            return Slabs(self.ids[at], self.boxes[at])
+        one = range(len(self))[at]
+        return Slab.of(next(self[one : one + 1].rows()))
+
+    def __contains__(self, slab: object) -> bool:
+        return isinstance(slab, Slab) and any(self[int(i)] == slab for i in self._places(slab.id))
+
+    def _places(self, slab_id: str) -> NDArray[np.int64]:
+        return np.flatnonzero(self.ids == np.frombuffer(_sixteen(slab_id), f"S{WIDTH}"))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Slabs):
+            return NotImplemented
+        return np.array_equal(self.ids, other.ids) and np.array_equal(self.boxes, other.boxes)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def rows(self) -> Iterator[list[Any]]:
+        """The row of each slab."""
+        for start in range(0, len(self), TOGETHER):
+            text = self.ids[start : start + TOGETHER].tobytes().hex()
+            boxes = self.boxes[start : start + TOGETHER].tolist()
+            for i, b in enumerate(boxes):
+                yield [text[32 * i : 32 * i + 32], b[0:3], b[3:6], b[6:9], b[9:12]]
+
+    def lines(self, separators: tuple[str, str] = (", ", ": ")) -> Iterator[str]:
+        """Each slab's row as JSON."""
+        encode = json.JSONEncoder(separators=separators).encode
+        return map(encode, self.rows())
+
+    def but(self, done: Ids) -> Slabs:
+        """Those that are not done."""
+        left = done.at(self.ids) < 0
+        return Slabs(self.ids[left], self.boxes[left])
+
+
+class Columns:
+    """Slabs that are still being named."""
+
+    def __init__(self) -> None:
+        self._ids, self._boxes = bytearray(), array("i")
+
+    def add(self, slab: Slab) -> None:
+        """One more. Raises ValueError for an id that is none, OverflowError for a box beyond 2^31."""
+        self._ids += _sixteen(slab.id)
+        for corner in slab.row()[1:]:
+            self._boxes.extend(corner)
+
+    def slabs(self) -> Slabs:
+        """All of them."""
+        boxes = np.frombuffer(self._boxes, np.int32) if self._boxes else np.empty(0, np.int32)
+        return Slabs(np.frombuffer(bytes(self._ids), f"S{WIDTH}"), boxes.reshape(-1, 12))
+
+
+def _sixteen(slab_id: str) -> bytes:
+    raw = bytes.fromhex(slab_id)
+    if len(raw) != WIDTH:
+        raise ValueError(f"no id of a slab: {slab_id}")
+    return raw
