@@ -82,3 +82,13 @@ def test_a_driver_that_is_killed_leaves_no_jobs_behind(job: Job) -> None:
     run.until(lambda: orphan not in queue(), "the orphan is reaped")
     run.ends_like_the_serial_run()
     assert not list((job.folder / "driver.zarr.jobs").glob("tls-*")), "keys of either run are gone"
+
+
+def test_a_stop_does_not_wait_for_jobs_that_wait_in_the_queue(job: Job) -> None:
+    run = Run(job, "queued.zarr", directives=["--begin=now+1hour"])
+    run.until(lambda: len(queue()) == 2 and bool(run.events("begin")), "jobs are in the queue")
+    run.process.terminate()
+    _, err = run.process.communicate(timeout=40)
+    assert run.process.returncode == 75, err
+    assert "stopped with 0 of 36 slabs done" in err
+    empties()
