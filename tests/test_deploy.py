@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -10,13 +11,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from pipeline.batch import TEMPLATES, memory_bytes, render
+from pipeline.cli import cli
 from pipeline.cluster import DASK_YAML, LANES, SETTINGS
 from pipeline.config import check
 from pipeline.errors import UsageError
 from pipeline.site import Site
-from tests.jobs import ROOT
+from tests.jobs import ROOT, build
 
 SITES = sorted((ROOT / "deploy").glob("site-*.yaml"))
 GPU = Site(
@@ -118,3 +121,18 @@ def test_every_setting_of_dask_has_a_reason_and_exists() -> None:
             above.pop()  # settings that share a reason
         assert above[-1].startswith("#"), lines[i]
     assert len(values) == len(SETTINGS)
+
+
+def test_render_prints_or_writes_and_runs_nothing(tmp_path: Path) -> None:
+    job = build(tmp_path)
+    (tmp_path / "slurm.yaml").write_text("{kind: slurm, workers: 2, gpus: 1}\n")
+    args = ["run", str(job.config()), "--site", str(tmp_path / "slurm.yaml"), "--render"]
+    printed = CliRunner().invoke(cli, args, catch_exceptions=False)
+    assert "#SBATCH --array=0-1\n" in printed.stdout and "# ----- driver-site.yaml" in printed.stdout
+    assert not (tmp_path / "out.zarr.jobs").exists()
+    written = CliRunner().invoke(cli, [*args, str(tmp_path / "jobs"), "--json"], catch_exceptions=False)
+    assert f"sbatch {tmp_path}/jobs/driver.sbatch" in json.loads(written.stdout)["do"]
+    assert sorted(p.name for p in (tmp_path / "jobs").iterdir()) == ["driver-site.yaml", "driver.sbatch", "tls", "workers.sbatch"]
+    assert not (tmp_path / "out.zarr").exists()
+    with pytest.raises(UsageError, match="the site's kind is local"):
+        CliRunner().invoke(cli, ["run", str(job.config()), "--render"], catch_exceptions=False)
