@@ -97,7 +97,7 @@ class Ledger:
         """Every finished slab's id and record; None where it cannot be trusted. Packed ones pack by pack."""
         packed = self.packs.ids
         yield from ((record["slab"], record) for record in self.packs.records())
-        yield from ((i, self._sound(i)) for i in sorted(self.loose_ids()) if i not in packed)
+        yield from ((i, self.loose(i)) for i in sorted(self.loose_ids()) if i not in packed)
 
     def pack(self, least: int | None = None) -> int:
         """Put loose records into packs, if there are so many; returns how many. For the holder of the store's lock.
@@ -108,17 +108,21 @@ class Ledger:
         if len(loose) < (PACK_AT if least is None else least):
             return 0
         packed = self.packs.ids
-        good = [(i, record) for i in loose if (record := self._sound(i)) is not None]
+        good = [(i, record) for i in loose if (record := self.loose(i)) is not None]
         self.packs.append(record for i, record in good if i not in packed)
         for slab_id, _ in good:
             self.files.delete(self.key(slab_id))
         return len(good)
 
-    def _sound(self, slab_id: str) -> dict[str, Any] | None:
+    def loose(self, slab_id: str) -> dict[str, Any] | None:
+        """The record that lies by itself; None where there is none, or none that can be trusted.
+
+        What a worker asks: it must not know a packed record that has been taken out of force since it looked.
+        """
         try:
             return self._loose(slab_id)
         except VolumeError:
-            return None  # stays where it is: whoever reads it next puts it aside
+            return None
 
     def retire(self, slab_ids: Iterable[str]) -> None:
         """Take records out of force, before their chunks are erased. `finish_retiring` completes it.

@@ -335,8 +335,8 @@ def chunks(slab: Slab, job: Job, result: Result) -> Iterator[Content]:
 def restore(slab: Slab, job: Job, *, run: str, on_step: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """Compute, write, record. Returns the record; on_step is told read|wait|restore|write|record as each begins."""
     began = time.perf_counter()
-    if job.ledger.is_loose(slab.id):  # by a copy of this task, or before its worker died with the answer
-        return job.ledger.get(slab.id)
+    if (record := job.ledger.loose(slab.id)) is not None:  # by a copy, or before a worker died with the answer
+        return record
     on_step("read")
     scene = look(slab, job)
     on_step("wait")

@@ -112,10 +112,7 @@ class Task:
     def __call__(self, row: list[Any]) -> dict[str, Any]:
         slab, clock = Slab.of(row), Clock()
         with _lane(self.post), bench(self.post).place_for(slab) as job:
-            if job.ledger.has(slab.id):  # by a worker that was taken away before it could say so
-                record = job.ledger.get(slab.id)
-            else:
-                record = restore(slab, job, run=self.run, on_step=clock)
+            record = restore(slab, job, run=self.run, on_step=clock)
         return {**{k: record[k] for k in _ANSWER}, "stages": clock.stages}
 
 

@@ -64,11 +64,11 @@ def test_a_plan_file_is_json_and_reads_back_whole_or_without_slabs(tmp_path: Pat
     body = json.loads(path.read_text())
     assert body["hash"] == plan.hash
     assert [Slab.of(r) for r in body["slabs"]] == list(plan.slabs)
-    assert read_plan(path) == plan
+    assert (read_plan(path).hash, read_plan(path).slabs) == (plan.hash, plan.slabs)
     bare = read_plan(path, slabs=False)
     assert (bare.hash, len(bare.slabs)) == (plan.hash, 0)
     path.write_text(json.dumps(body))  # laid out anew, by hand or by a tool
-    assert read_plan(path) == plan
+    assert (read_plan(path).hash, read_plan(path).slabs) == (plan.hash, plan.slabs)
     body["slabs"][0][1][0] += 1
     for text in (json.dumps(body), dump(plan).decode().replace(f'"{plan.slabs[0].id}", [', f'"{plan.slabs[0].id}", [1', 1)):
         path.write_text(text)
