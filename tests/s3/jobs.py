@@ -45,6 +45,7 @@ def document(place: str, out: str = "", **parts: Any) -> dict[str, Any]:
         "output": {"path": out or f"{place}/out.zarr", "chunk_px": 32},
         "recipe": {"restorer": "linear"},
         "site": {"workers": 0, "slab_px": 64},
+        "certificate": 0,
     }
     for key, value in parts.items():
         body[key] = {**body[key], **value} if isinstance(value, dict) else value

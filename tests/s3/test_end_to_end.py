@@ -24,7 +24,7 @@ from tests.jobs import command, voxels
 from tests.s3.conftest import KEYS
 from tests.s3.jobs import build, document, said, upload
 
-UNSURE: dict[str, Any] = {"recipe": {"restorer": "tests.toys:Ensemble", "uncertainty": 4, "refuse_above": 12.0}}
+UNSURE: dict[str, Any] = {"certificate": 1, "recipe": {"restorer": "tests.toys:Ensemble", "uncertainty": 4, "refuse_above": 12.0}}
 
 
 @pytest.fixture(scope="module")
