@@ -18,5 +18,8 @@ lessons     what training learns from: columns         cli, show   the command, 
 slurm       the jobs that workers live in              batch       scripts for sbatch; drain: how a worker leaves
 fitness     can the site do the job? asked by doctor
 
+Of the driver, besides: ids and slabs in columns; pace, queue and flight of the slabs in hand; packfile and packs, many
+records in one file.
+
 Imports only point down; `make check` holds them to it.
 """
