@@ -61,5 +61,13 @@ class Ids:
         """(n,) where each id of a column stands, -1 for those that are not here."""
         if not len(self.raw):
             return np.full(len(raw), -1)
-        at = np.minimum(np.searchsorted(self.raw, raw), len(self.raw) - 1)
+        heads, wanted = _heads(self.raw), _heads(raw)  # numbers are found faster than bytes
+        at = np.minimum(np.searchsorted(heads, wanted), len(self.raw) - 1)
+        twins = np.flatnonzero((heads[at] == wanted) & (self.raw[at] != raw))  # alike in the first half
+        at[twins] = np.minimum(np.searchsorted(self.raw, raw[twins]), len(self.raw) - 1)
         return np.where(self.raw[at] == raw, at, -1)
+
+
+def _heads(raw: NDArray[np.bytes_]) -> NDArray[np.uint64]:
+    """The first eight bytes of each, as a number that sorts like them."""
+    return np.frombuffer(raw.tobytes(), ">u8")[::2].astype(np.uint64)

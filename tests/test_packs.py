@@ -279,6 +279,8 @@ def test_ids_are_found_as_sets_find_them() -> None:
     assert not any(sha(n)[:32] in made for n in range(500, 600))
     assert "ab12" not in made and "X" * 32 not in made
     assert (made.at(column(some[:3])) >= 0).all()
+    twins = Ids.of(column([f"{7:016x}{n:016x}" for n in range(9)]))
+    assert list(twins.at(column([f"{7:016x}{n:016x}" for n in (8, 3, 9)]))) == [8, 3, -1], "alike in the first half"
     assert list(Ids.of(column([])).at(column(some[:3]))) == [-1, -1, -1]
 
 
