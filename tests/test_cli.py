@@ -64,7 +64,7 @@ def test_help_of_each_verb_opens_with_a_runnable_example(verb: str) -> None:
         (["verify", "nowhere.zarr"], 3, "nowhere.zarr"),
         (["status", "nowhere.zarr"], 3, "nowhere.zarr"),
         (["train", "--data", "/nowhere"], 3, "there is no /nowhere/manifest.json"),
-        (["evaluate", "--data", "/nowhere", "--out", "/tmp/nowhere"], 3, "made for the stack vnc_stack1"),
+        (["evaluate", "--data", "/nowhere", "--out", "/tmp/nowhere"], 3, "there is no /nowhere/manifest.json"),
         (["doctor", "/nowhere"], 7, "is not a folder"),
     ],
 )
