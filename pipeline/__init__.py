@@ -21,5 +21,8 @@ fitness     can the site do the job? asked by doctor
 Of the driver, besides: ids and slabs in columns; pace, queue and flight of the slabs in hand; packfile and packs, many
 records in one file.
 
+Of verify, besides: check, one question and its answer; digests, identity, lineage and replay, the questions by level;
+story, all that is known of one voxel.
+
 Imports only point down; `make check` holds them to it.
 """

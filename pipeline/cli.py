@@ -234,18 +234,37 @@ def status(store: str, as_json: bool) -> None:
     help="Compute this many slabs anew and compare bit for bit.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Which slabs are drawn for the replay.")
+@click.option(
+    "--level",
+    type=click.Choice(["structure", "digests", "identity", "lineage", "replay"]),
+    default="lineage",
+    show_default=True,
+    help="How deep to look, each level with all before it. --replay N means replay.",
+)
+@click.option("--at", metavar="Z,Y,X", help="Tell the whole story of one voxel of the mended level instead.")
 @as_json
-def verify(store: str, replay: int, seed: int, as_json: bool) -> None:
+def verify(store: str, replay: int, seed: int, level: Any, at: str | None, as_json: bool) -> None:
     """Prove that the store is what its records say, and that nothing outside the flags changed. Exit 5 if not.
 
     \b
     zmend verify mended.zarr
     zmend verify mended.zarr --replay 3
+    zmend verify mended.zarr --at 812,4096,20480
+    \b
+    structure   documents, OME attributes, a record for every slab; reads no voxels
+    digests     every chunk that was written still is what was written
+    identity    outside the mask the merged volume is the source, voxel for voxel
+    lineage     every synthetic voxel has one record, and its plan, weights and inputs still match
+    replay      slabs drawn at random are computed anew, and come out the same
     """
     from pipeline import show
+
+    if at is not None:
+        _tell(store, at, as_json)
+        return
     from pipeline.verify import verify as check
 
-    found = check(store, replay=replay, seed=seed, on_check=(lambda _: None) if as_json else show.check)
+    found = check(store, level=level, replay=replay, seed=seed, on_check=(lambda _: None) if as_json else show.check)
     _say(found, as_json, show.verdict)
     if found["unfinished"]:
         raise VerifyError(
@@ -260,6 +279,19 @@ def verify(store: str, replay: int, seed: int, as_json: bool) -> None:
             f"verification failed: {', '.join(failed)}",
             where=store,
             do="do not use it; the same zmend run mends lost chunks, and with --redo SLAB it makes a slab anew",
+        )
+
+
+def _tell(store: str, at: str, as_json: bool) -> None:
+    """One voxel's story. Raises VerifyError where it does not fit together."""
+    from pipeline import show
+    from pipeline.story import story
+
+    found = story(store, _voxel(at))
+    _say(found, as_json, show.story)
+    if not found["ok"]:
+        raise VerifyError(
+            f"voxel {at}: {found['doubts'][0]}", where=store, do="zmend verify names all that is wrong with the store"
         )
 
 
@@ -463,6 +495,14 @@ def _planned(made: Any, file: str) -> dict[str, Any]:
     header, asked = made.plan.header, made.config
     extra = seconds(Needs(**header["restorer"]), asked.certificate, asked.recipe.uncertainty)
     return {"plan": made.plan.hash, "file": file, "certificate_seconds": round(extra), **header}
+
+
+def _voxel(text: str) -> tuple[int, int, int]:
+    try:
+        z, y, x = (int(v) for v in text.split(","))
+    except ValueError as e:
+        raise UsageError(f"--at '{text}' is not three integers", do="for example --at 812,4096,20480") from e
+    return z, y, x
 
 
 def _shape(text: str) -> tuple[int, int, int]:

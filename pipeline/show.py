@@ -179,20 +179,60 @@ def check(document: dict[str, Any]) -> None:
 
 def verdict(document: dict[str, Any]) -> None:
     """The final word of verify."""
-    changed = document["voxels_changed_outside_mask"]
-    outside = "no merged volume" if changed is None else f"{changed} voxels changed outside the mask"
-    out.print(
-        f"{_word(document)}: "
-        f"{document['voxels_synthetic']:,} synthetic voxels on record"
-        f"{_of_them(document['voxels_uncertain'])}, "
-        f"{outside}, {document['voxels_left']:,} left as they were"
-    )
+    changed, synthetic = document["voxels_changed_outside_mask"], document["voxels_synthetic"]
+    parts = []
+    if synthetic is not None:
+        parts.append(f"{synthetic:,} synthetic voxels on record{_of_them(document['voxels_uncertain'])}")
+    if changed is not None:
+        compared = document["voxels_compared"]
+        parts.append(f"{changed} voxels changed outside the mask, all {compared:,} of them compared")
+    elif document["level"] in ("identity", "lineage", "replay"):
+        parts.append("no merged volume")
+    parts += [] if synthetic is None else [f"{document['voxels_left']:,} left as they were"]
+    out.print(f"{_word(document)} (level {document['level']}): {', '.join(parts) or 'no voxels were read'}")
 
 
 def _word(document: dict[str, Any]) -> str:
     if document["ok"]:
         return "verified"
     return "[yellow]not finished[/]" if document["unfinished"] else "[red]NOT verified[/]"
+
+
+def story(document: dict[str, Any]) -> None:
+    """All that a store knows of one voxel."""
+    record = document["record"]
+    rows = {
+        "voxel": ",".join(map(str, document["at"])),
+        "label": f"{document['label']}, {document['meaning']}" + _because(document["why_left"]),
+        "value": f"{document['value']}, in the source {document['source_value']}",
+        "flags": "\n".join(_flag(f) for f in document["flags"]) or "none",
+    }
+    if spread := document["uncertainty"]:
+        rows["uncertainty"] = f"{spread['grey_levels']:g} grey levels of 0..255"
+    if record:
+        rows |= {k: str(record[k]) for k in ("slab", "run", "plan", "restorer", "weights", "recipe", "seed")}
+        inputs = {True: "the same today", False: "NOT the same today", None: "cannot be read today"}
+        rows["inputs"] = f"{record['inputs_sha256']}, {inputs[document['inputs_match']]}"
+        rows["chunk"] = "as it was written" if document["chunk_matches"] else "NOT as it was written"
+    rows["history"] = "\n".join(_retired(r) for r in document["history"]) or "nothing was retired here"
+    rows["doubts"] = "\n".join(document["doubts"]) or "none"
+    pairs(rows)
+
+
+def _because(why: str) -> str:
+    return f": {why}" if why else ""
+
+
+def _flag(flag: dict[str, Any]) -> str:
+    (z0, y0, x0), (z1, y1, x1) = flag["box"]
+    said = " by ".join(filter(None, (f"{flag['class']} in {z0}:{z1}, {y0}:{y1}, {x0}:{x1}", flag["source"])))
+    return said + (f", mask {flag['mask']}" if flag["mask"] else "") + (f" ({flag['note']})" if flag["note"] else "")
+
+
+def _retired(record: dict[str, Any]) -> str:
+    if "doubt" in record:
+        return f"slab {record['slab']}: {record['doubt']}"
+    return f"made by run {record['run']} under plan {record['plan'][:12]}, retired by run {record['retired_by']}"
 
 
 def _of_them(uncertain: int) -> str:

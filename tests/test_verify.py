@@ -6,7 +6,9 @@ import json
 import signal
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ import pytest
 from pipeline.box import Box
 from pipeline.recipe import digest
 from pipeline.store import open_labels, open_overlay
-from pipeline.verify import verify
+from pipeline.verify import LEVELS, verify
 from pipeline.volume import Volume
 from tests.jobs import Job, build, command, put_back
 
@@ -32,7 +34,7 @@ def job(finished: Job, tmp_path: Path) -> Iterator[Job]:
     yield from put_back(finished, tmp_path)
 
 
-def failed(job: Job, **kw: int) -> set[str]:
+def failed(job: Job, **kw: Any) -> set[str]:
     found = verify(str(job.folder / "out.zarr"), **kw)
     return {c["name"] for c in found["checks"] if not c["ok"]}
 
@@ -43,6 +45,29 @@ def test_every_synthetic_voxel_has_one_record(job: Job) -> None:
     assert found["voxels_synthetic"] == job.flagged.sum()
     assert found["voxels_compared"] == (~job.flagged).sum()
     assert found["replayed"] == found["slabs"]
+
+
+def test_each_level_looks_at_all_that_those_before_it_do(job: Job) -> None:
+    seen: list[set[str]] = []
+    for level in LEVELS:
+        found = verify(str(job.folder / "out.zarr"), level=level)
+        assert found["ok"] and found["level"] == level
+        seen.append({c["name"] for c in found["checks"]})
+        assert (found["voxels_synthetic"] is None) == (level == "structure")
+        assert (found["voxels_changed_outside_mask"] is None) == (level in ("structure", "digests"))
+    assert all(a < b for a, b in pairwise(seen))
+    assert {c["name"] for c in verify(str(job.folder / "out.zarr"))["checks"]} == seen[3]
+    assert found["replayed"] == 3
+
+
+def test_a_level_finds_what_is_its_own_and_not_what_is_deeper(job: Job) -> None:
+    volume = Volume.open(str(job.folder / "out.zarr/0"), writable=True)
+    box = Box((0, 0, 0), volume.grain)
+    volume.write(box, volume.read(box) ^ 1)
+    assert failed(job, level="digests") == set()
+    assert failed(job, level="identity") == {"identity"}
+    shown = command("verify", "out.zarr", "--level", "structure", cwd=job.folder).communicate(timeout=120)[0]
+    assert "verified (level structure): no voxels were read" in shown
 
 
 def records(job: Job) -> list[Path]:
