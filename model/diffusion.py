@@ -144,17 +144,24 @@ def _start(network: AnisoUNet3D, condition: Condition, sampler: Sampler) -> Tens
     if sampler.start == "match":
         estimate = interpolate(condition.pair, condition.target.shape[2], sampler.share)
     else:
-        mean = _mean(network, condition, sampler)
+        # Not fused: the fine detail of both neighbours, raised to full energy, would compete with the membranes that the
+        # network has seen (validation: membrane F1 .556 without, .538 with)
+        mean = _blind(network, condition)
         estimate = sharpen(mean, condition.pair, sampler.sharpen) if sampler.sharpen else mean
     return project(estimate, condition.target, condition.target_known)
 
 
 def _mean(network: AnisoUNet3D, condition: Condition, sampler: Sampler) -> Tensor:
     """The posterior mean: the blind evaluation, and what the neighbours agree on."""
-    blind = _denoise(network, condition, torch.zeros_like(condition.target), SIGMA_MAX)
+    blind = _blind(network, condition)
     if not sampler.fuse:
         return blind
     return project(fuse(blind, condition.pair, condition.drift), condition.target, condition.target_known)
+
+
+def _blind(network: AnisoUNet3D, condition: Condition) -> Tensor:
+    """The network's own posterior mean: one evaluation that sees nothing of the target but its known pixels."""
+    return _denoise(network, condition, torch.zeros_like(condition.target), SIGMA_MAX)
 
 
 def _detailed(clean: Tensor, condition: Condition, sampler: Sampler) -> Tensor:

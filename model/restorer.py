@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from model.network import AnisoUNet3D
 
-VERSION = 2  # of the code between the weights and a voxel; raise it whenever a voxel can change
+VERSION = 3  # of the code between the weights and a voxel; raise it whenever a voxel can change
 # For estimates only. Measured with the shipped weights, 4 steps, batch 1, one quiet CPU thread (a tile of 256 px, halo
 # included, takes 2.8 s); a GPU is far faster.
 MPX_S = 0.023

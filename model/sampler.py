@@ -33,7 +33,7 @@ class Sampler:
     warm: float = 0.4  # sigma from which the texture is drawn
     temperature: float = 0.5  # scale of the noise in the structure levels
     texture: float = 1.2  # scale of the noise in the texture levels; above 1 because the network keeps too little of it
-    fuse: bool = True  # put into the posterior mean the fine detail that both neighbours share
+    fuse: bool = True  # where the posterior mean is the answer (steps 1): put into it what both neighbours share
     sharpen: float = 1.0  # how far the start's faded bands are raised to the neighbours' energy; 0 = not at all
     detail: float = 0.0  # how far the result's finest band is brought to the neighbours' energy; 0 = not at all
     share: float = 0.75  # of the nearer neighbour in "match": half and half would show every membrane twice
@@ -88,8 +88,8 @@ def ensemble(sampler: Sampler) -> Sampler:
 
 # What a preset of `network.PRESETS` is sampled with, until validation rows say better
 SAMPLERS: Mapping[str, Sampler] = {
-    "cpu": Sampler(texture=1.2, detail=1.0),
-    "bridge": Sampler(texture=1.2, detail=1.0),
+    "cpu": Sampler(structure=0.8, texture=1.2, detail=1.0),
+    "bridge": Sampler(structure=0.8, texture=1.2, detail=1.0),
     # nearest to the letter of the paper: from noise alone, ancestral, no estimate to start from
     "paper": Sampler(steps=50, start="gaussian", solver="ddpm", temperature=1.0, texture=1.0, fuse=False, finest=0.02),
 }

@@ -38,6 +38,7 @@ VARIANTS: Mapping[str, Variant] = {
     "symmetric": Variant("3x3x3 convolutions only", {"asymmetric": False}),
     "no-flab": Variant("no First and Last slices Attention Block", {"flab": False}),
     "no-alr": Variant("no Adaptive and Learnable Reconstruction", {"alr": False}),
+    "not-aligned": Variant("neighbours where they lie, not moved along the drift", {"aligned": False}),
     "x0": Variant("x0 head alone", {"outputs": "x0"}, {"weights": _X0}),
     "eps+x0": Variant("both heads, fixed gate", {"outputs": "eps+x0"}),
     "no-correction": Variant("no input perturbation, no rollout", {}, {"perturb": 0.0, "rollout": 0.0}),
