@@ -114,6 +114,41 @@ def plan(
 
 
 @cli.command()
+@click.argument("volume")
+@click.option("--out", default="flags.csv", show_default=True, help="The flags file to write.")
+@click.option("--masks", help="Zarr array of the masks to write. Default: OUT with .masks.zarr for .csv.")
+@click.option("--level", type=click.IntRange(0), help="Level of the pyramid to look at. Default: one of about 8 nm.")
+@click.option("--sensitivity", default="medium", show_default=True, help="low, medium, high, or a number (1: medium).")
+@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes; 0 is this one.")
+@click.option("--site", metavar="FILE", help="Look on this site instead (deploy/site-*.yaml).")
+@as_json
+def scan(
+    volume: str, out: str, masks: str | None, level: int | None, sensitivity: str, workers: int, site: str | None,
+    as_json: bool,
+) -> None:
+    """Find missing and damaged sections by themselves. Writes a flags file to look through, and masks; nothing else.
+
+    \b
+    zmend scan raw.zarr --out flags.csv
+    zmend scan raw.zarr --out flags.csv --sensitivity high --workers 8
+
+    Each flag says what it is, how sure it is (a score, 1 is at the threshold) and why. Read it before you run.
+    """
+    from pipeline import show
+    from pipeline.config import load_site
+    from pipeline.run import Stop
+    from pipeline.scan import scan as look
+    from pipeline.site import Site
+
+    where = load_site(site, out) if site else Site.model_validate({"workers": workers})
+    options: dict[str, Any] = {"level": level, "sensitivity": sensitivity, "masks": masks, "site": where}
+    stop = Stop()
+    with _interrupts(stop), show.Progress(quiet=as_json) as progress:
+        found = look(volume, out, tell=progress, stopped=lambda: stop.requested, **options)
+    _say(found, as_json, show.scanned)
+
+
+@cli.command()
 @click.argument("config")
 @click.option("--plan", "reviewed", help="Refuse to run unless this reviewed plan file still holds.")
 @click.option("--redo", multiple=True, metavar="SLAB", help="Do this finished slab again (its id, or how it begins).")
@@ -280,6 +315,29 @@ def verify(store: str, replay: int, seed: int, level: Any, at: str | None, as_js
             where=store,
             do="do not use it; the same zmend run mends lost chunks, and with --redo SLAB it makes a slab anew",
         )
+
+
+@cli.command()
+@click.argument("store")
+@click.option("--crate", metavar="DIR", help="Write an RO-Crate into this new folder; no voxels.")
+@click.option("--prov", metavar="FILE", help="Write W3C PROV-JSON into this new file.")
+@click.option("--run", "run_id", metavar="RUN", default="", help="Of this run of zmend/runs. Default: the last.")
+@as_json
+def export(store: str, crate: str | None, prov: str | None, run_id: str, as_json: bool) -> None:
+    """Tell where a run's voxels come from, in the words of other tools: RO-Crate and W3C PROV.
+
+    \b
+    zmend export mended.zarr --crate crate
+    zmend export mended.zarr --prov run.prov.json
+    """
+    from pipeline import show
+    from pipeline.crate import write_crate
+    from pipeline.prov import write_prov
+
+    if (crate is None) == (prov is None):
+        raise UsageError("give --crate or --prov, one of the two", do=f"zmend export {store} --crate crate")
+    found = write_crate(store, crate, run_id) if crate is not None else write_prov(store, str(prov), run_id)
+    _say(found, as_json, show.pairs)
 
 
 def _tell(store: str, at: str, as_json: bool) -> None:

@@ -9,6 +9,7 @@ A flags file (`zmend-flags/1`) is CSV, or a plain list of missing sections with 
 
 Ranges are half-open and counted from 0, in voxels of the level that is mended. The columns y_start, y_stop, x_start,
 x_stop (none: the whole section), mask (a Zarr array whose nonzero voxels are damaged), source and note are optional.
+JSON that other programs write is read too: see `flagreaders`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 from pipeline.box import ZYX, Box
 from pipeline.errors import FlagError, ZmendError
 from pipeline.files import split
+from pipeline.flagreaders import is_json, rows
 from pipeline.flags import CLASSES, SCHEMA, Flag, Flags, MaskShape, mask_window, resolve
 
 COLUMNS = ("z_start", "z_stop", "class", "y_start", "y_stop", "x_start", "x_stop", "mask", "source", "note")
@@ -40,7 +42,8 @@ def load(path: str, *, shape: ZYX, mask_shape: MaskShape | None = None) -> Flags
     """
     base = path.rpartition("/")[0] if "://" in path else str(Path(path).absolute().parent)
     file = _File(path, shape, base)
-    return _parse(_decode(file), file, mask_shape)
+    text = _decode(file)
+    return _parse(dump(rows(text, path)) if is_json(text) else text, file, mask_shape)
 
 
 def parse(text: str, *, shape: ZYX, name: str = "flags.csv", mask_shape: MaskShape | None = None) -> Flags:
@@ -48,12 +51,12 @@ def parse(text: str, *, shape: ZYX, name: str = "flags.csv", mask_shape: MaskSha
     return _parse(text, _File(name, shape, None), mask_shape)
 
 
-def dump(rows: Iterable[Mapping[str, object]]) -> str:
+def dump(flags: Iterable[Mapping[str, object]]) -> str:
     """The text of a flags file of these rows, whose keys are COLUMNS (those left out become empty cells)."""
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
-    for row in rows:  # a cell holds no line break: one line of the file is one flag
+    for row in flags:  # a cell holds no line break: one line of the file is one flag
         writer.writerow({key: " ".join(str(cell).splitlines()) for key, cell in row.items()})
     return f"# {SCHEMA}\n{out.getvalue()}"
 

@@ -17,6 +17,7 @@ from pipeline.certificate import sentence
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 LOG_EVERY_S = 60.0
+SHOWN_FLAGS = 40  # the file has all
 
 
 class Progress:
@@ -275,3 +276,21 @@ def pairs(document: dict[str, Any]) -> None:
     for key, value in document.items():
         table.add_row(key.replace("_", " "), escape(str(value)))
     out.print(table)
+
+
+def scanned(document: dict[str, Any]) -> None:
+    """What a scan found: how many of each class, and the surest of them."""
+    table = Table(title=f"{document['found']} flags in {escape(document['flags'])}", title_justify="left")
+    for column in ("section", "class", "where (y, x)", "why"):
+        table.add_column(column)
+    for row in document["rows"][:SHOWN_FLAGS]:
+        part = f"{row['y_start']}:{row['y_stop']}, {row['x_start']}:{row['x_stop']}" if "y_start" in row else "all of it"
+        table.add_row(str(row["z_start"]), row["class"], part, escape(row["note"]))
+    out.print(table)
+    if document["found"] > SHOWN_FLAGS:
+        classes = ", ".join(f"{n} {k}" for k, n in document["classes"].items())
+        out.print(f"and {document['found'] - SHOWN_FLAGS} more; of all: {classes}")
+    if document["jumps"]:
+        out.print(f"the stack lies elsewhere from section {', '.join(map(str, document['jumps']))} on: align it first")
+    pace = document["bytes_read"] / max(document["seconds"], 1e-9)
+    out.print(f"read {size(document['bytes_read'])} in {document['seconds']:.1f} s ({size(pace)}/s)")

@@ -1,0 +1,62 @@
+"""Flag readers: lists of bad sections as other programs write them, as rows of a flags file. JSON in, rows out.
+
+    CATMAID   stack info with `broken_slices`, as /{project}/stack/{id}/info gives it: a list of sections, or an object
+              whose keys are sections (older versions: how far away the section is that is shown instead)
+    a list    [17, 23, [40, 42]]: sections, and half-open ranges of them
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pipeline.errors import FlagError
+
+Rows = list[dict[str, object]]
+KNOWN = "a CATMAID stack with broken_slices, or a list of sections such as [17, 23, [40, 42]]"
+
+
+def is_json(text: str) -> bool:
+    """Whether a flags file is one of these, rather than CSV or a plain list."""
+    return text.lstrip("\ufeff \t\r\n")[:1] in ("{", "[")
+
+
+def rows(text: str, name: str) -> Rows:
+    """The rows of a flags file, all of them missing sections. Raises FlagError, which names the file."""
+    try:
+        document = json.loads(text.removeprefix("\ufeff"))
+    except json.JSONDecodeError as error:
+        where = f"{name}, line {error.lineno}"
+        raise FlagError("this is not JSON", where=where, why=error.msg, do="export it again") from error
+    source, items = _items(document, name)
+    found = [_row(*_range(item, name), source) for item in items]
+    if not found:
+        raise FlagError("no flag in the file", where=name, why="its list is empty", do=f"it should be {KNOWN}")
+    return found
+
+
+def _items(document: Any, name: str) -> tuple[str, list[Any]]:
+    if isinstance(document, list):
+        return "list", document
+    broken = document.get("broken_slices", document)
+    if isinstance(broken, list):
+        return "CATMAID", broken
+    if isinstance(broken, dict) and all(str(key).isdecimal() for key in broken):
+        return "CATMAID", sorted(map(int, broken))
+    keys = ", ".join(map(str, list(document)[:5]))
+    raise FlagError("this JSON is no list of sections", where=name, why=f"its keys are {keys}", do=f"give {KNOWN}")
+
+
+def _range(item: Any, name: str) -> tuple[int, int]:
+    ends = item if isinstance(item, list) else [item, item + 1] if _whole(item) else []
+    if len(ends) != 2 or not all(map(_whole, ends)):
+        raise FlagError(f"{item!r} is no section", where=name, why="sections are whole numbers", do=f"give {KNOWN}")
+    return ends[0], ends[1]
+
+
+def _whole(item: Any) -> bool:
+    return isinstance(item, int) and not isinstance(item, bool)
+
+
+def _row(start: int, stop: int, source: str) -> dict[str, object]:
+    return {"z_start": start, "z_stop": stop, "class": "missing", "source": source}
