@@ -22,7 +22,7 @@ Of the driver, besides: ids and slabs in columns; pace, queue and flight of the 
 records in one file.
 
 Of verify, besides: check, one question and its answer; digests, identity, lineage and replay, the questions by level;
-story, all that is known of one voxel.
+story, all that is known of one voxel. Of exports: account, what one run did; crate and prov, the same for other tools.
 
 Imports only point down; `make check` holds them to it.
 """

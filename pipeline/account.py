@@ -1,0 +1,81 @@
+"""Account: what one run did, put together from what the store keeps of it; what exports tell in their own words."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from datetime import datetime
+from typing import Any
+
+from pipeline.blend import RESTORED
+from pipeline.errors import UsageError
+from pipeline.files import Files
+from pipeline.job import plan_path, read_plan
+from pipeline.ledger import Ledger
+from pipeline.plan import Plan
+from pipeline.store import read_attrs
+
+Json = dict[str, Any]
+
+
+def account(out: str, run: str = "") -> Json:
+    """Everything that is known of a run: config, environment, begin and end, plan, records. `run` empty: the last one.
+
+    `records` are those in force that this run made. Raises UsageError for a run that the store does not know.
+    """
+    runs = Files(out) / "zmend/runs"
+    known = sorted(runs.names() or ())
+    read_attrs(out)  # says so where there is no store
+    if not known or (run and run not in known):
+        raise UsageError(
+            f"there is no run '{run}' in this store" if run else "no run has begun in this store",
+            where=out,
+            do=f"name one of {', '.join(known[-3:])}" if known else "run one: zmend run zmend.yaml",
+        )
+    name = run or known[-1]
+    files = runs / name
+    records = [r for _, r in Ledger(out).records() if r is not None and r["run"] == name]
+    log = _log(files)
+    plan = _plan(out, records)
+    return {
+        "run": name,
+        "output": Files(out).uri,
+        "config": json.loads(files.read("config.json") or b"{}"),
+        "environment": json.loads(files.read("environment.json") or b"{}"),
+        "began": _iso(log[0]["time"]) if log else "",
+        "ended": _iso(log[-1]["time"]) if log else "",
+        "finished": bool(log) and log[-1].get("kind") == "end",
+        "plan": plan.header | {"hash": plan.hash},
+        "records": records,
+        "voxels_restored": sum(r["voxels"].get(str(v), 0) for r in records for v in RESTORED),
+        "status": dict(Counter(r["status"] for r in records)),
+    }
+
+
+def _log(files: Files) -> list[Json]:
+    """The run's events in order; on object stores they lie in parts. One cut short by a kill is left out."""
+    parts = [n for n in files.names() or () if n.startswith("log.") and n.endswith(".jsonl")]
+    lines = [line for part in sorted(parts) for line in (files.read(part) or b"").splitlines()]
+    return [json.loads(line) for line in lines if line.startswith(b"{") and line.endswith(b"}")]
+
+
+def _iso(time: str) -> str:
+    """ISO 8601 as XML Schema has it: the log's offset lacks its colon."""
+    return datetime.fromisoformat(time).isoformat()
+
+
+def _plan(out: str, records: list[Json]) -> Plan:
+    """The plan that the run's records name; the one in force where it made none."""
+    head = read_attrs(out)["zmend"].get("head", "")
+    return read_plan(plan_path(out, records[-1]["plan"] if records else head), slabs=False)
+
+
+def documents(found: Json) -> dict[str, str]:
+    """What the store holds of a run, for copies: a file's name in an export, and its key in the store."""
+    plan, run = found["plan"], f"zmend/runs/{found['run']}"
+    return {
+        "config.json": f"{run}/config.json",
+        "environment.json": f"{run}/environment.json",
+        "plan.json": f"zmend/plans/{plan['hash']}.json",
+        "flags.csv": f"zmend/flags/{plan['flags']['digest']}.csv",
+    }
