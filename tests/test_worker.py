@@ -18,6 +18,7 @@ import pytest
 from distributed import LocalCluster
 
 from pipeline import selftest, worker
+from pipeline import slab as slab_module
 from pipeline.cluster import connect, threads_per_worker
 from pipeline.errors import PlanChangedError, UnfitError, UnfitWorkerError
 from pipeline.job import install, make_store, plan_path, propose
@@ -273,7 +274,7 @@ def test_a_slab_that_was_finished_before_is_not_done_again(job: Job, monkeypatch
     plan = prepared(job)
     task = Task(post(job, plan), "a run")
     first = [task(s.row()) for s in plan.slabs]
-    monkeypatch.setattr(worker, "restore", None)
+    monkeypatch.setattr(slab_module, "look", None)
     for before, slab in zip(first, plan.slabs, strict=True):
         assert task(slab.row())["voxels"] == before["voxels"]
 

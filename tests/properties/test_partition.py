@@ -14,6 +14,7 @@ from pipeline.job import open_job, propose
 from pipeline.plan import Plan
 from pipeline.run import run
 from pipeline.slab import compute
+from pipeline.slabs import Slabs
 from tests.jobs import ENSEMBLE, ROOT, TOY, Job, build, store_digest, voxel_digest, voxels
 
 DATA = ROOT.parent / "shared" / "data" / "vnc_stack1.npz"
@@ -79,7 +80,7 @@ def test_order_does_not_matter(job: Job, reference: str) -> None:
     proposal = propose(job.load("shuffled.zarr", site={"slab_px": 128}))
     slabs = list(proposal.plan.slabs)
     random.Random(5).shuffle(slabs)
-    run(replace(proposal, plan=Plan(proposal.plan.header, tuple(slabs))))
+    run(replace(proposal, plan=Plan(proposal.plan.header, Slabs.of(slabs))))
     assert voxel_digest(job.folder / "shuffled.zarr") == reference
 
 
