@@ -169,3 +169,10 @@ def _refuse_secrets(uri: str) -> None:
             why="addresses are written into plans, records and logs",
             do="leave it out; for s3 set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
         )
+    if where.query:
+        raise VolumeError(
+            "an address must not hold a query",
+            where=f"{where.scheme}://{where.netloc}{where.path}?…",
+            why="signatures and tokens stand there, and addresses are written into plans, records and logs",
+            do="name the folder without it; objects below it could not be asked for anyway",
+        )

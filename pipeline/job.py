@@ -7,6 +7,7 @@ zmend/plans/<hash>.json and zmend/flags/<digest>.csv.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -387,6 +388,13 @@ def read_mask(uri: str, shape: ZYX, box: Box) -> NDArray[np.bool_]:
 def current_plan(out: str) -> Plan:
     """The plan whose records are in force. Raises PlanChangedError if there is none."""
     head = read_attrs(out).get("zmend", {}).get("head")
+    if head and not re.fullmatch("[0-9a-f]{64}", str(head)):
+        raise PlanChangedError(
+            "the store names no plan",
+            where=out,
+            why=f"zmend.head is {head!r}, and plans are named after their hash: its attributes were edited",
+            do="run again: the plan in force is named anew",
+        )
     if not head:
         raise PlanChangedError("no run has begun in this store", where=out, do="run one: zmend run zmend.yaml")
     return read_plan(plan_path(out, head))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -42,6 +43,9 @@ class Layout:
         return index if inside and self.key(index) == key else None
 
 
+MOST_VOXELS = 2**63 - 1
+MOST_CHUNK_BYTES = 4 << 30
+
 DTYPES = {"uint8": "uint8", "uint16": "uint16", "|u1": "uint8", "<u1": "uint8", "<u2": "uint16", ">u2": "uint16"}
 
 
@@ -69,7 +73,26 @@ def parse_layout(
             do="convert it" if mask else "convert the volume, or name the image and not a segmentation",
         )
     parts = _v3_parts(doc) if three else _v2_parts(doc)
+    _refuse_absurd(shape, parts, np.dtype(dtype).itemsize)
     return Layout(doc["zarr_format"], shape, dims, dtype, fill_value=int(doc.get("fill_value") or 0), **parts)
+
+
+def _refuse_absurd(shape: tuple[int, ...], parts: Json, itemsize: int) -> None:
+    """Sizes that no store has, before anything of such a size is made room for: a few bytes may declare petabytes."""
+    for name, sizes in (("shape", shape), ("chunks", parts["chunks"]), ("shards", parts["grain"])):
+        whole = all(isinstance(n, int) and n > 0 for n in sizes)
+        if not whole or len(sizes) != len(shape) or math.prod(sizes) > MOST_VOXELS:
+            raise VolumeError(
+                f"an array with {name} {tuple(sizes)} is refused",
+                why="sizes are whole numbers above 0, one for each axis, and all voxels can be counted in 63 bits",
+                do="check the array's own document: was it damaged or edited?",
+            )
+    if (size := math.prod(parts["chunks"]) * itemsize) > MOST_CHUNK_BYTES:
+        raise VolumeError(
+            f"chunks {tuple(parts['chunks'])} of {size:,} bytes are refused",
+            why=f"a chunk is decoded whole, in memory; more than {MOST_CHUNK_BYTES >> 30} GiB are taken for an attack",
+            do="rewrite the volume with smaller chunks (64 MiB or less)",
+        )
 
 
 def _is_integer(name: str) -> bool:

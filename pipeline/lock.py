@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from pipeline.confine import refuse_links
 from pipeline.errors import StoreLockedError
 from pipeline.files import Files
 
@@ -24,6 +25,8 @@ class StoreLock:
         self._mine = json.dumps(_me()).encode()
 
     def __enter__(self) -> StoreLock:
+        if self.files.local is not None:
+            refuse_links(self.files.local)  # whoever writes holds the lock
         for _ in range(3):
             if self.files.create(KEY, self._mine):
                 return self

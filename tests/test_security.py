@@ -1,0 +1,154 @@
+"""What SECURITY.md promises."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import PlanChangedError, VolumeError
+from pipeline.files import Files
+from pipeline.job import current_plan
+from pipeline.layout import parse_layout
+from pipeline.lock import StoreLock
+from pipeline.volume import Volume
+from tests import golden
+from tests.jobs import ROOT, build, command, tree
+
+FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+FORBIDDEN_CALLS = {"eval", "exec", "os.system", "os.popen", "torch.load", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "pd.read_pickle"}
+
+
+def faults(text: str) -> list[str]:
+    """What in a module could run code that it reads."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found += [a.name for a in node.names if a.name.split(".")[0] in FORBIDDEN_MODULES]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in FORBIDDEN_MODULES:
+            found.append(node.module or "")
+        elif isinstance(node, ast.Call):
+            found += [ast.unparse(node.func)] * (ast.unparse(node.func) in FORBIDDEN_CALLS)
+            loads = ast.unparse(node.func).endswith(".load")
+            unsafe = {"shell", "allow_pickle"} if loads else {"shell"}
+            found += [f"{k.arg}={ast.unparse(k.value)}" for k in node.keywords if k.arg in unsafe and ast.unparse(k.value) != "False"]
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(p for package in ("pipeline", "model", "deploy") for p in (ROOT / package).rglob("*.py")), ids=lambda p: p.name)
+def test_nothing_is_unpickled_or_evaluated(path: Path) -> None:
+    assert faults(path.read_text()) == []
+
+
+@pytest.mark.parametrize("line", ["import pickle", "from cloudpickle import loads", "torch.load(f)", "np.load(f, allow_pickle=True)", "yaml.load(f, Loader)", "eval(x)", "subprocess.run(x, shell=True)"])
+def test_the_scan_finds_what_it_forbids(line: str) -> None:
+    assert faults(line)
+
+
+@pytest.mark.parametrize("folder", ["zmend/overlay", "labels", "0", "zmend/records", "0/c/0"])
+def test_a_folder_that_leads_elsewhere_is_refused_before_anything_is_written(folder: str, tmp_path: Path) -> None:
+    out = golden.unpack("v1-volume", tmp_path)
+    victim = tmp_path / "victim"
+    (out / folder).rename(victim)
+    (out / folder).symlink_to(victim)
+    (victim / "half.partial").write_text("somebody's")
+    before = tree(tmp_path)
+    with pytest.raises(VolumeError, match="a folder of the store is a symbolic link"), StoreLock(str(out)):
+        pass
+    assert tree(tmp_path) == before
+
+
+def test_a_store_may_be_a_link_itself(tmp_path: Path) -> None:
+    out = golden.unpack("v1-volume", tmp_path)
+    (tmp_path / "here.zarr").symlink_to(out)
+    with StoreLock(str(tmp_path / "here.zarr")):
+        pass
+
+
+def test_a_run_into_a_store_whose_volume_is_a_link_to_the_source(tmp_path: Path) -> None:
+    """The worst case: what is merged would land in the source."""
+    job = build(tmp_path, (12, 128, 128))
+    out = job.folder / "out.zarr"
+    job.run(recipe={"seed": 1}, certificate=0)
+    (out / "0").rename(tmp_path / "aside")
+    (out / "0").symlink_to(job.raw)
+    before = tree(job.raw)
+    with pytest.raises(VolumeError, match="symbolic link"):
+        job.run(recipe={"seed": 2}, certificate=0)
+    assert tree(job.raw) == before
+
+
+@pytest.mark.parametrize("head", ["../../../etc/passwd", "/etc/passwd", "a" * 63, {"a": 1}])
+def test_a_plan_is_named_by_its_hash_alone(head: object, tmp_path: Path) -> None:
+    out = golden.unpack("v1-volume", tmp_path)
+    body = json.loads((out / "zarr.json").read_text())
+    body["attributes"]["zmend"]["head"] = head
+    (out / "zarr.json").write_text(json.dumps(body))
+    with pytest.raises(PlanChangedError, match="the store names no plan"):
+        current_plan(str(out))
+
+
+def v3(shape: list, chunks: list, dtype: str = "uint8") -> dict:
+    grid = {"name": "regular", "configuration": {"chunk_shape": chunks}}
+    return {"zarr_format": 3, "shape": shape, "data_type": dtype, "fill_value": 0, "chunk_grid": grid, "codecs": [{"name": "bytes"}]}
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunks", "words"),
+    [
+        ([9, 10**6, 10**6], [1, 10**5, 10**5], "bytes are refused"),
+        ([10**9, 10**9, 10**9], [1, 64, 64], "shape (1000000000, 1000000000, 1000000000) is refused"),
+        ([9, 64, 64], [1, 0, 64], "chunks (1, 0, 64) is refused"),
+        ([9, 64, 64], [1, -64, 64], "is refused"),
+        ([9, 64, 64], [1, 64], "is refused"),
+        ([0, 64, 64], [1, 64, 64], "shape (0, 64, 64) is refused"),
+        ([9, 64, 64], [1, 6.4, 64], "is refused"),
+    ],
+)
+def test_absurd_sizes_are_refused_as_declared(shape: list, chunks: list, words: str) -> None:
+    with pytest.raises(VolumeError) as error:
+        parse_layout(v3(shape, chunks), {}, None)
+    assert words in str(error.value)
+
+
+def test_a_volume_with_huge_chunks_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    (tmp_path / "zarr.json").write_text(json.dumps({**v3([4, 10**6, 10**6], [1, 10**6, 10**6]), "node_type": "array", "attributes": {}}))
+    with pytest.raises(VolumeError, match="are taken for an attack"):
+        Volume.open(str(tmp_path))
+
+
+def test_the_largest_volume_that_is_planned_for_is_taken() -> None:
+    parse_layout(v3([25_000, 200_000, 200_000], [64, 1024, 1024], "uint16"), {}, None)
+
+
+CANARY = "cAnArY-7f3e"
+
+
+@pytest.mark.parametrize("uri", [f"s3://me:{CANARY}@bucket/raw.zarr", f"https://host/raw.zarr?X-Amz-Signature={CANARY}"])
+def test_an_address_with_a_secret_is_refused_without_repeating_it(uri: str) -> None:
+    with pytest.raises(VolumeError, match="an address must not hold a") as error:
+        Files(uri)
+    assert CANARY not in str(error.value)
+
+
+def test_no_secret_reaches_the_store_the_log_or_the_terminal(tmp_path: Path) -> None:
+    job = build(tmp_path, (12, 128, 128))
+    env = {"AWS_SECRET_ACCESS_KEY": CANARY, "AWS_ACCESS_KEY_ID": f"id-{CANARY}", "AWS_SESSION_TOKEN": CANARY}
+    said = ""
+    os.environ.update(env)
+    try:
+        for args in (["run", str(job.config(certificate=0))], ["export", "out.zarr", "--crate", "crate"], ["doctor", "."]):
+            said += "".join(command(*args, cwd=tmp_path).communicate(timeout=200))
+        bad = job.config(name="bad.yaml", volume={"path": f"s3://me:{CANARY}@bucket/raw.zarr"})
+        said += "".join(command("-vv", "run", str(bad), cwd=tmp_path).communicate(timeout=100))
+    finally:
+        for name in env:
+            del os.environ[name]
+    bad.unlink()
+    assert "slabs done" in said and "must not hold a password" in said
+    assert CANARY not in said
+    found = [p for p in tmp_path.rglob("*") if p.is_file() and CANARY.encode() in p.read_bytes()]
+    assert found == [] and (tmp_path / "crate").is_dir()
