@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -27,6 +27,7 @@ LEAST_AROUND = 2  # sections on a side: one alone may be the bad one
 # Standard deviations are at least this: few sections are alike by luck.
 FLOOR = {"low": 0.06, "high": 0.06, "contrast": 0.04, "fine": 0.03, "finest": 0.03, "ratio": 0.03, "streak": 0.15}
 UNLIKE = 0.1  # correlation by which a copy must be less like its other neighbour to be taken for the earlier of two
+WIDER = 1.2  # times the contrast of neighbours: more is damage, not stain
 SQUARE = 0.85  # of the box around it: lost tiles fill theirs, saturated tissue does not
 HOPELESS = ("missing", "blank", "duplicate", "noise", "blur", "misaligned")  # no neighbour to compare others with
 
@@ -105,6 +106,8 @@ def detect(stack: Stack, absent: Sequence[bool], t: Thresholds) -> tuple[list[Fi
         new = list(seek(view, fit, jumps))
         found |= {f.z: f for f in new if f.z not in found}
         fit = [ok and not (z in found and found[z].kind in HOPELESS) for z, ok in enumerate(fit)]
+    aside = {z for z, f in found.items() if f.kind == "misaligned"}  # from which the stack only comes back
+    jumps = [j for j in jumps if j.z - 1 not in aside]
     fit = [ok and z not in found for z, ok in enumerate(fit)]
     places = [p for z, ok in enumerate(fit) if ok for p in _places(view, z, fit)]
     return sorted([*found.values(), *places], key=lambda f: (f.z, f.kind)), jumps
@@ -115,10 +118,8 @@ def detect(stack: Stack, absent: Sequence[bool], t: Thresholds) -> tuple[list[Fi
 
 def _empty(view: View) -> Iterator[Finding]:
     """Sections that are not there, or hold nothing, where those around hold tissue."""
-    t, held = view.t, [look.contrast for look, a in zip(view.looks, view.absent, strict=True) if not a]
+    t = view.t
     full = [not a and look.flat < t.flat_share for look, a in zip(view.looks, view.absent, strict=True)]
-    if not held:
-        return
     for z, look in enumerate(view.looks):
         before, after = view.around(z, full)
         if not before and not after:
@@ -165,7 +166,7 @@ def _odd(view: View, fit: Sequence[bool], _: list[Jump]) -> Iterator[Finding]:
             name: _apart(values / (usual if name in grey else 1.0), z, sides, FLOOR[name])
             for name, values in numbers.items()
         }
-        yield from _judge(z, steps, view.t)
+        yield from _judge(z, steps, view.t, 1.0 if min(map(len, sides)) >= LEAST_AROUND else view.t.alone)
 
 
 def _numbers(looks: Sequence[Looks]) -> dict[str, NDArray[np.float64]]:
@@ -197,8 +198,8 @@ def _both(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, 
     return min(one[0], other[0], key=abs), max(one[1], other[1], key=abs)
 
 
-def _judge(z: int, steps: dict[str, tuple[float, float]], t: Thresholds) -> Iterator[Finding]:
-    """At most one finding: what is furthest beyond its thresholds.
+def _judge(z: int, steps: dict[str, tuple[float, float]], t: Thresholds, factor: float) -> Iterator[Finding]:
+    """At most one finding: what is furthest beyond its thresholds, times the factor.
 
     Two numbers must agree, so that damage to a part of a section is not taken for a change of all of it: brightness
     moves dark and light tissue, contrast moves fine detail too, and a blur fine detail alone.
@@ -212,7 +213,7 @@ def _judge(z: int, steps: dict[str, tuple[float, float]], t: Thresholds) -> Iter
         ("noise", sharp, sharp[0] / t.noise, f"{math.exp(sharp[0]):.1f} times the fine detail"),
         ("noise", streak, streak[0] / t.streak, f"{math.exp(streak[0]):.1f} times the streaks"),
     )
-    beyond = [(min(amount, abs(step[1]) / t.score), kind, why) for kind, step, amount, why in rules]
+    beyond = [(min(amount, abs(step[1]) / t.score) / factor, kind, why) for kind, step, amount, why in rules]
     most, kind, why = max(beyond)
     if most >= 1:
         yield Finding(z, kind, most, f"{why}, beside the sections around")
@@ -259,7 +260,8 @@ def _places(view: View, z: int, fit: Sequence[bool]) -> Iterator[Finding]:
     here, others = _alignable(view, z, near)
     kept = np.ones(here.shape, bool) if hole is None or hole.mask is None else ~see.grown(hole.mask, 4)
     taken = ~kept
-    about = (view, z, here, others, kept, 1.0 if before and after else view.t.alone)
+    beside = before[:1] == [z - 1] and after[:1] == [z + 1]
+    about = (view, z, here, others, kept, 1.0 if beside else view.t.alone)
     for finding in (*_dark_or_bright(*about), *_regions(*about)):
         if finding.mask is not None and not (finding.mask & taken).sum() > 0.5 * finding.mask.sum():
             taken |= finding.mask
@@ -268,7 +270,10 @@ def _places(view: View, z: int, fit: Sequence[bool]) -> Iterator[Finding]:
 
 def _alignable(view: View, z: int, near: list[int]) -> tuple[Image, list[Image]]:
     """The section and its neighbours in units of tissue, blurred, each neighbour moved to where the section lies."""
-    here = _standard(view.stack[z], view.looks[z], view.t)
+    # Large dark places widen the section's own contrast: they would look less dark for it.
+    most = WIDER * float(np.median([view.looks[k].contrast for k in near]))
+    look = replace(view.looks[z], contrast=min(view.looks[z].contrast, most))
+    here = _standard(view.stack[z], look, view.t)
     moves = [_move(view, z, k) for k in near]
     far = [move if gain >= view.t.jump_gain / 2 else (0, 0) for move, gain in moves]
     others = [_standard(view.stack[k], view.looks[k], view.t) for k in near]
@@ -306,17 +311,28 @@ def _dark_or_bright(
         local = see.darkest([sign * other for other in others], t.reach_px) - dark
         all_tissue, rim = view.tails(z, sign)
         beyond = np.minimum(local, all_tissue - dark)
-        strong, weak = kept & (beyond > limit), kept & (local > t.spread) & (dark < rim)
-        for window, part in see.parts(strong, weak, t.area_px):
-            score = float(np.percentile(beyond[window][part], 95)) / limit
-            found.append(_part(z, window, part, max(score, 1.0), sign, t, here.shape))
+        weak = see.closed(kept & (local > t.spread) & (dark < rim), t.close_px)
+        near = see.darkest([sign * other for other in others], t.blob_reach_px)
+        rim_of_blobs = kept & (near > dark) & (dark < rim + t.fringe)
+        for window, part in see.parts(kept & (local > limit), weak, t.area_px):
+            extreme = (beyond[window] > limit) & part
+            score = max(1.0, float(np.percentile(beyond[window][part], 95)) / limit) if extreme.any() else 0.0
+            finding = _part(z, window, part, score, sign, t, here.shape)
+            if finding is not None and finding.kind == "contamination" and finding.mask is not None:
+                fringe = see.grown(finding.mask, t.fringe_px) & rim_of_blobs
+                finding = replace(finding, mask=see.closed(finding.mask | fringe, t.close_px) & kept)
+            found.append(finding)
     yield from _merged([f for f in found if f is not None])
 
 
 def _part(
     z: int, window: tuple[slice, slice], part: Mask, score: float, sign: int, t: Thresholds, shape: tuple[int, ...]
 ) -> Finding | None:
+    """score: 0 where it is no darker than tissue around: then only what is long is damage, for tissue is not."""
     length, width = see.length_and_width(part)
+    if not score and (length < t.long_px or length / max(width, 1.0) < t.thin):
+        return None
+    score = score or length / t.long_px
     mask = np.zeros(shape, bool)
     mask[window] = part
     tone = "dark" if sign > 0 else "bright"
@@ -336,7 +352,7 @@ def _merged(found: list[Finding]) -> Iterator[Finding]:
         same = [f for f in found if f.kind == kind and f.mask is not None]
         largest = max(same, key=_area)
         more = f", and {len(same) - 1} more" if len(same) > 1 else ""
-        mask = np.logical_or.reduce([f.mask for f in same])
+        mask = np.logical_or.reduce([f.mask for f in same if f.mask is not None])
         yield Finding(largest.z, kind, max(f.score for f in same), largest.reason + more, mask)
 
 
@@ -350,7 +366,7 @@ def _regions(
     """A part of the section whose brightness is not that of both neighbours."""
     t = view.t
     wide: Callable[[Image], Image] = lambda image: see.blur(image, t.region_px)  # noqa: E731
-    steps = np.stack([wide(here) - wide(other) for other in others])
+    steps = np.stack([wide(np.where(kept, here - other, 0)) for other in others])
     agree = (steps > 0).all(0) | (steps < 0).all(0)
     step = np.where(agree & kept, np.abs(steps).min(0), 0)
     mask = np.zeros(here.shape, bool)

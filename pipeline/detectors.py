@@ -64,6 +64,11 @@ def grown(mask: Mask, radius: int) -> Mask:
     return np.asarray(cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 3) <= radius)
 
 
+def closed(mask: Mask, radius: int) -> Mask:
+    """A mask without gaps narrower than twice the radius."""
+    return np.asarray(cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, square(radius))).astype(bool)
+
+
 def flat(image: NDArray[np.uint8], grey: int) -> Mask:
     """Where squares of FLAT_BOX pixels hold values within `grey` levels of each other."""
     box = square(FLAT_BOX // 2)
@@ -82,8 +87,10 @@ def looks(image: NDArray[np.uint8], empty: Mask, smooth_px: float) -> Looks:
     share_kept = cv2.resize(kept.astype(np.float32), few, interpolation=cv2.INTER_AREA)
     places = cv2.resize(fine * kept, few, interpolation=cv2.INTER_AREA)[share_kept > 0.5]
     least, most = np.percentile(places / share_kept[share_kept > 0.5], (15, 70)) if places.size else (TINY, TINY)
+    full = kept.mean(1) > kept.mean(1).max() * 0.9  # rows through a lost tile have fewer pixels, and other medians
     rows = np.median(image.astype(np.float32), axis=1)
-    wobble = float(np.median(np.abs(np.diff(rows)))) * TO_SIGMA
+    beside = full[1:] & full[:-1]
+    wobble = float(np.median(np.abs(np.diff(rows))[beside])) * TO_SIGMA if beside.any() else 0.0
     spread = max(float(high - low) / 2, TINY)
     details = max(float(least), TINY), max(float(most), TINY)
     return Looks(float(np.median(smooth)), float(low), float(high), spread, *details, wobble + TINY, share)

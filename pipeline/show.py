@@ -284,7 +284,8 @@ def scanned(document: dict[str, Any]) -> None:
     for column in ("section", "class", "where (y, x)", "why"):
         table.add_column(column)
     for row in document["rows"][:SHOWN_FLAGS]:
-        part = f"{row['y_start']}:{row['y_stop']}, {row['x_start']}:{row['x_stop']}" if "y_start" in row else "all of it"
+        ends = [row.get(f"{axis}_{end}") for axis in "yx" for end in ("start", "stop")]
+        part = "all of it" if ends[0] is None else "{}:{}, {}:{}".format(*ends)
         table.add_row(str(row["z_start"]), row["class"], part, escape(row["note"]))
     out.print(table)
     if document["found"] > SHOWN_FLAGS:

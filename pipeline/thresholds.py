@@ -54,6 +54,12 @@ class Thresholds:
     spread: float = 0.0  # the damage goes on from there as far as it is beyond the neighbours by this
     area_px: int = 100  # of anything that is found
     blob_px: int = 250  # of blobs, 0.016 µm²: smaller ones are specks that no tracing falls over, and there are many
+    close_px: int = 3  # gaps of a band that are bridged
+    long_px: float = 85.0  # 0.7 µm: a band so long is damage though it be no darker than membranes
+    thin: float = 6.0  # length over width of such a band
+    blob_reach_px: int = 2  # around a blob, what is darker than all so near in both neighbours belongs to it,
+    fringe: float = 0.7  # tissue: though it be less dark than the rim by this,
+    fringe_px: int = 12  # up to so far from it
     band_px: float = 45.0  # length of a fold or crack, 0.36 µm: shorter ones are membranes cut lengthwise
     elongation: float = 4.0  # length over width: from here on it is a fold or a crack, below a blob
     region_px: float = 16.0  # blur under which the tissue of neighbours agrees
