@@ -56,7 +56,7 @@ def test_help_of_each_verb_opens_with_a_runnable_example(verb: str) -> None:
     ("args", "code", "words"),
     [
         (["plam", "x"], 2, "Did you mean 'plan'?"),
-        (["frobnicate"], 2, "Verbs: plan, run"),
+        (["frobnicate"], 2, "Verbs: plan, scan, run"),
         (["plan"], 2, "give a configuration or --shape"),
         (["plan", "--shape", "3,4"], 2, "is not three integers"),
         (["plan", "--shape", "0,4,4"], 2, "has an empty axis"),
