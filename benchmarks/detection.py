@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.defects import DEFECTS, SEVERITIES
-from pipeline.detect import Finding, detect
+from pipeline.detect import detect
 from pipeline.detectors import shrink
 from pipeline.thresholds import Thresholds
+from pipeline.view import Finding
 
 EDGE = 256  # px of the scan: crops
 APART = 6  # sections between two simulated defects

@@ -24,8 +24,8 @@ records in one file.
 Of verify, besides: check, one question and its answer; digests, identity, lineage and replay, the questions by level;
 story, all that is known of one voxel. Of exports: account, what one run did; crate and prov, the same for other tools.
 
-Of scan, the pass that finds damage: thresholds, every number in it; detectors, what can be seen; detect, what follows from
-it; flagreaders, lists of other programs.
+Of scan, the pass that finds damage: thresholds, every number in it; detectors, what can be seen; view, a tile's
+sections and their numbers; detect and places, what follows for sections and parts of them; flagreaders, lists of other programs.
 
 Imports only point down; `make check` holds them to it.
 """

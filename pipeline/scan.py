@@ -24,12 +24,13 @@ from pipeline import flagfile, intensity
 from pipeline.attempts import Attempts, OnEvent
 from pipeline.box import ZYX, Box
 from pipeline.crew import Crew
-from pipeline.detect import Finding, detect, margin
+from pipeline.detect import detect, margin
 from pipeline.detectors import shrink
 from pipeline.errors import Interrupted, UsageError
 from pipeline.plan import Slab
 from pipeline.site import Site
 from pipeline.thresholds import SCAN_NM, Thresholds
+from pipeline.view import Finding
 from pipeline.volume import Volume
 
 TILE = 512  # px of the scan

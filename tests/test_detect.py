@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from benchmarks.defects import DEFECTS
 from pipeline import detectors as see
-from pipeline.detect import Finding, detect, margin
+from pipeline.detect import detect, margin
 from pipeline.errors import UsageError
 from pipeline.thresholds import SCALED, Thresholds
+from pipeline.view import Finding
 
 N, EDGE, Z = 13, 192, 6
 
