@@ -22,10 +22,12 @@ Of the driver, besides: ids and slabs in columns; pace, queue and flight of the 
 records in one file.
 
 Of verify, besides: check, one question and its answer; digests, identity, lineage and replay, the questions by level;
-story, all that is known of one voxel. Of exports: account, what one run did; crate and prov, the same for other tools.
+story, all that is known of one voxel; confine, that writing stays in the store.
+Of exports: account, what one run did; crate and prov, the same for other tools.
 
 Of scan, the pass that finds damage: thresholds, every number in it; detectors, what can be seen; view, a tile's
-sections and their numbers; detect and places, what follows for sections and parts of them; flagreaders, lists of other programs.
+sections and their numbers; detect and places, what follows for sections and parts of them; flagreaders, lists of other
+programs.
 
 Imports only point down; `make check` holds them to it.
 """
