@@ -156,6 +156,13 @@ class Attempts:
     def _stop(self, slab: Slab, failure: Failure, what: str) -> ZmendError:
         if failure.error is not None and failure.cause == "fatal":
             error = failure.error
+        elif failure.cause == "fatal":  # an OSError: full, or not to be written on
+            error = UnfitError(
+                "the disk is full, or cannot be written on",
+                where=f"slab {slab.id} {slab.write}",
+                why=failure.words,
+                do="free some space and run the same command again: finished slabs are kept",
+            )
         else:
             error = (UnfitError if failure.cause == "unfit" else ZmendError)(
                 what,

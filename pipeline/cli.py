@@ -73,9 +73,11 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON d
     show_default=True,
     help="Mpx restored a second by one GPU, on paper.",
 )
+@click.option("--site", metavar="FILE", help="Plan for this site instead of the configuration's (deploy/site-*.yaml).")
 @as_json
 def plan(
-    config: str | None, out: str | None, shape: str | None, flagged: float, slab: int, pace: float, as_json: bool
+    config: str | None, out: str | None, shape: str | None, flagged: float, slab: int, pace: float, site: str | None,
+    as_json: bool,
 ) -> None:
     """Say what would be done and what it would cost. Writes a plan file, nothing else.
 
@@ -105,7 +107,7 @@ def plan(
 
     from pipeline.job import dump, propose
 
-    made = propose(_config(config))
+    made = propose(_config(config, site))
     target = Path(out or Path(config).with_suffix(".plan.json"))
     if target.exists() and '"zmend-plan/' not in target.read_text(errors="replace")[:4096]:
         raise UsageError(f"{target} is there and is no plan", why="it would be lost", do="name another file with --out")

@@ -182,6 +182,12 @@ def _workers_ignore_interrupts() -> Iterator[None]:
 # --- SLURM
 
 
+def reap(site: Site) -> None:
+    """End what a driver that was killed has left running. Raises UnfitError."""
+    if site.kind == "slurm":
+        slurm.reap(site)
+
+
 @contextmanager
 def _slurm(site: Site, tell: Tell) -> Iterator[Any]:
     from dask_jobqueue import SLURMCluster
@@ -191,7 +197,15 @@ def _slurm(site: Site, tell: Tell) -> Iterator[Any]:
     with TemporaryDirectory(prefix=slurm.KEYS, dir=site.folder) as keys:
         make_certificates(Path(keys))
         options = slurm.job_options(site, LANES, DASK_YAML)
-        cluster = SLURMCluster(security=read_certificates(Path(keys)), **options)
+        try:
+            cluster = SLURMCluster(security=read_certificates(Path(keys)), **options)
+        except (RuntimeError, ValueError, OSError) as e:
+            raise UnfitError(
+                "the scheduler of the jobs cannot be started on this host",
+                where=f"site.interface {site.interface}" if site.interface else "site",
+                why=" ".join(str(e).split()),
+                do="name an interface that this host and the workers share: site.interface; `ip address` lists them",
+            ) from e
         with cluster, Client(cluster, set_as_default=False) as client, slurm.Watch(site, cluster, tell) as watch:
             watch.submit()
             _WATCHES[client] = watch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,8 @@ from pipeline.objects import Stored
 
 ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
+
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)  # not: full, or failing
 
 class Disk:
     """The files below a folder. What is written appears whole or not at all: written aside, then renamed or linked."""
@@ -52,8 +55,12 @@ class Disk:
         try:
             os.link(aside, path)
         except FileExistsError:
-            return False
+            # NFS may say so of our own link, when the first answer was lost and the request was sent again
+            if aside.stat().st_nlink < 2:
+                return False
         except OSError as e:
+            if e.errno not in NO_LINKS:
+                raise
             raise UnfitError(
                 "the file system has no hard links",
                 where=str(path),

@@ -22,7 +22,8 @@ class StoreLock:
     def __init__(self, out: str) -> None:
         self.files = Files(out)
         self.taken_over = False  # from a run that was killed: it may have left half-made files
-        self._mine = json.dumps(_me()).encode()
+        me = _me()
+        self.name, self._mine = str(me["lock"]), json.dumps(me).encode()
 
     def __enter__(self) -> StoreLock:
         if self.files.local is not None:
@@ -55,6 +56,20 @@ class StoreLock:
                 do="wait for it, or, if you know that it is dead on its other host, delete the file named above",
             )
         return self.files.swap(KEY, raw, self._mine)
+
+
+def still_held(out: str, name: str) -> None:
+    """Raises StoreLockedError unless the lock of that name is there: what an orphaned worker would write, after its
+    driver has died and another run has begun or ended, belongs to nobody.
+    """
+    now = _parse(Files(out).read(KEY) or b"").get("lock")
+    if now != name:
+        raise StoreLockedError(
+            "the run that this worker works for holds the store no more",
+            where=Files(out).at(KEY),
+            why="another run has taken it over" if now else "it has ended",
+            do="nothing: what is left is done by the run that holds it, or by the next",
+        )
 
 
 def holder(out: str) -> str:

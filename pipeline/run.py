@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline import certificate
 from pipeline.attempts import Attempts, OnEvent, in_words
 from pipeline.box import ZYX, Box
-from pipeline.cluster import memory_per_worker, threads_per_worker, visible_gpus
+from pipeline.cluster import memory_per_worker, reap, threads_per_worker, visible_gpus
 from pipeline.crew import Crew
 from pipeline.errors import Interrupted, PlanChangedError, UsageError
 from pipeline.ids import Ids
@@ -85,13 +85,14 @@ def run(
         for spoiled in ledger.packs.discard_damaged():
             tell({"kind": "warning", "text": f"{spoiled} is not what was written; its slabs are done again"})
         ledger.pack()  # what a run that was killed left
+        reap(config.site)  # jobs of a driver that was killed, before anything that they wrote is judged
         retired = _supersede(proposal, ledger, run_id, named)
         todo = plan.slabs.but(ledger.done())
         if todo or retired:
             forget_merge(out)  # until it is merged again, the merged volume is not the overlay's
         tell({"kind": "begin", "run": run_id, "slabs": len(plan.slabs), "todo": len(todo), "retired": retired})
         with Crew(config.site, tell, lambda: stop.requested) as crew:
-            post = _post(proposal, anything=bool(todo))
+            post = _post(proposal, lock.name, anything=bool(todo))
             moved = _work_off(todo, crew, post, run_id, ledger, hope=len(todo) < len(plan.slabs))
             ledger.pack()
             if not stop.requested:
@@ -110,7 +111,7 @@ def run(
     return summary
 
 
-def _post(proposal: Proposal, *, anything: bool) -> Post:
+def _post(proposal: Proposal, lock: str, *, anything: bool) -> Post:
     """What the workers must know. The golden tile is made for those on other hosts or devices than this process,
     if there is anything to restore."""
     site, header = proposal.config.site, proposal.plan.header
@@ -124,6 +125,7 @@ def _post(proposal: Proposal, *, anything: bool) -> Post:
         memory=budget(memory_per_worker(site), needs) if site.workers else 0,
         device="cuda" if gpu else "",
         golden=golden(recipe, proposal.source.voxel_nm, threads) if tested else "",
+        lock=lock,
         expendable=site.workers > 0,
     )
 

@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +18,7 @@ from pipeline import certificate
 from pipeline.errors import InputError, UnfitWorkerError
 from pipeline.job import open_job
 from pipeline.lanes import Budget, Exit, Turn, ends_process
+from pipeline.lock import still_held
 from pipeline.plan import Slab, bytes_in_hand, bytes_of_restorer
 from pipeline.restorer import Needs
 from pipeline.selftest import fault
@@ -36,6 +37,7 @@ class Post:
     memory: int = 0  # bytes that the slabs in hand in one process may take together; 0: not bounded
     device: str = ""  # the kind that the site gives each worker; "": whichever is there
     golden: str = ""  # what the test tile must be like; see selftest
+    lock: str = ""  # of the run: nothing is written after it is gone; "": not asked for
     expendable: bool = False  # the process is a worker's, and may be ended; else it is the driver's own
 
 
@@ -112,7 +114,7 @@ class Task:
     def __call__(self, row: list[Any]) -> dict[str, Any]:
         slab, clock = Slab.of(row), Clock()
         with _lane(self.post), bench(self.post).place_for(slab) as job:
-            record = restore(slab, job, run=self.run, on_step=clock)
+            record = restore(slab, job, run=self.run, on_step=_fenced(clock, self.post))
         return {**{k: record[k] for k in _ANSWER}, "stages": clock.stages}
 
 
@@ -127,7 +129,7 @@ class Leave:
     def __call__(self, row: list[Any]) -> dict[str, Any]:
         slab, clock = Slab.of(row), Clock()
         with _lane(self.post), bench(self.post).place_for(slab) as job:
-            record = leave(slab, job, self.why[slab.id], run=self.run, on_step=clock)
+            record = leave(slab, job, self.why[slab.id], run=self.run, on_step=_fenced(clock, self.post))
         return {**{k: record[k] for k in _ANSWER}, "stages": clock.stages}
 
 
@@ -160,6 +162,17 @@ def _lane(post: Post) -> Iterator[None]:
             _EXIT.begin(said)
             # Plain ones: the driver need not import torch to read them, nor what they hold on to.
             raise (MemoryError(said) if kind == "memory" else RuntimeError(said)) from None
+
+
+def _fenced(clock: Clock, post: Post) -> Callable[[str], None]:
+    """The clock, which also sees to it before anything is written that the store is still this run's."""
+
+    def step(name: str) -> None:
+        clock(name)
+        if post.lock and name in ("write", "record"):
+            still_held(post.out, post.lock)
+
+    return step
 
 
 class Clock:

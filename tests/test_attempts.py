@@ -141,7 +141,7 @@ def test_fatal_stops_with_the_error_itself() -> None:
     with pytest.raises(PlanChangedError, match="the weights are others") as e:
         fresh().judge(slab(), pickle.loads(pickle.dumps(Failure.of(error, "w1"))))
     assert "on worker w1" in e.value.__notes__[0]
-    with pytest.raises(ZmendError, match="the run cannot go on") as full:
+    with pytest.raises(UnfitError, match="the disk is full, or cannot be written on") as full:
         fresh().judge(slab(), Failure.of(OSError(errno.ENOSPC, "No space left on device")))
     assert "No space left" in full.value.why
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -81,13 +82,42 @@ def test_keep_is_whole(tmp_path: Path) -> None:
 
 def test_a_file_system_without_links_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
-        raise PermissionError("Operation not permitted")
+        raise PermissionError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refuse)
     with pytest.raises(UnfitError, match="no hard links") as e:
         Files(str(tmp_path)).create("r.json", b"{}")
     assert "zmend doctor" in e.value.do
     assert not os.listdir(tmp_path)
+
+
+def test_a_full_disk_is_not_taken_for_a_file_system_without_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", full)
+    with pytest.raises(OSError, match="No space left"):
+        Files(str(tmp_path)).create("r.json", b"{}")
+    assert not os.listdir(tmp_path)
+
+
+def test_a_link_that_was_made_although_the_answer_says_no_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS: the first answer was lost, and the request sent again finds the link that it made itself."""
+    link = os.link
+
+    def twice(source: str, target: str) -> None:
+        link(source, target)
+        raise FileExistsError(errno.EEXIST, "File exists")
+
+    monkeypatch.setattr(os, "link", twice)
+    assert Files(str(tmp_path)).create("r.json", b"{}")
+    monkeypatch.undo()
+    assert not Files(str(tmp_path)).create("r.json", b"other")
+    assert (tmp_path / "r.json").read_bytes() == b"{}" and os.listdir(tmp_path) == ["r.json"]
 
 
 def test_a_live_run_keeps_others_out(tmp_path: Path) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from pipeline.cli import cli
 from pipeline.config import check, load
 from pipeline.errors import ConfigError
 from pipeline.site import Site
+from tests.jobs import build
 
 GOOD = {"volume": {"path": "raw.zarr"}, "flags": "flags.csv", "output": {"path": "mended.zarr"}}
 
@@ -102,3 +106,13 @@ def test_jobs_of_an_output_in_a_bucket_need_a_folder(tmp_path: Path) -> None:
         load_with(tmp_path, None, {"kind": "slurm"}, "s3://bucket/out.zarr")
     assert "name a folder that every node sees" in e.value.do
     assert load_with(tmp_path, None, {"kind": "slurm", "folder": "/shared/x"}, "s3://bucket/out.zarr").folder == "/shared/x"
+
+
+def test_a_plan_can_be_made_for_the_site_that_will_run_it(tmp_path: Path) -> None:
+    job = build(tmp_path)
+    config = str(job.config(recipe={"restorer": "linear"}))
+    (tmp_path / "site.yaml").write_text("slab_px: 128\n")
+    said = [CliRunner().invoke(cli, ["plan", config, "--json", *more]) for more in ((), ("--site", str(tmp_path / "site.yaml")))]
+    assert [r.exit_code for r in said] == [0, 0], said[1].output
+    slabs = [json.loads(r.output.splitlines()[-1])["totals"]["slabs"] for r in said]
+    assert slabs[1] > slabs[0], "slabs are as small as the site asks"

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from distributed import LocalCluster
 from pipeline import selftest, worker
 from pipeline import slab as slab_module
 from pipeline.cluster import connect, threads_per_worker
-from pipeline.errors import PlanChangedError, UnfitError, UnfitWorkerError
+from pipeline.errors import PlanChangedError, StoreLockedError, UnfitError, UnfitWorkerError
 from pipeline.job import install, make_store, plan_path, propose
 from pipeline.ledger import Ledger
+from pipeline.lock import StoreLock
 from pipeline.plan import Plan, bytes_in_hand, bytes_of_restorer
 from pipeline.recipe import Recipe
 from pipeline.restorer import Needs, load
@@ -356,3 +358,19 @@ def test_a_cpu_worker_uses_all_threads_that_the_site_gives_it(client: Any) -> No
     threads, nannys = client.submit(_torch_threads, "default", threads_per_worker(site), pure=False).result(timeout=120)
     assert nannys == "1", "dask's nanny would have left it one"
     assert threads == 2
+
+
+def test_an_orphan_writes_nothing_once_its_run_has_lost_the_store(job: Job) -> None:
+    """Its driver was killed, another run has taken the lock over, or has ended: neither a chunk nor a record."""
+    plan = prepared(job)
+    out = str(job.folder / "out.zarr")
+    row = plan.slabs[0].row()
+    with StoreLock(out) as lock:
+        mine, other = (replace(post(job, plan), lock=name) for name in (lock.name, "0123456789abcdef"))
+        before = store_digest(out)
+        with pytest.raises(StoreLockedError, match="(?s)holds the store no more.*another run has taken it over"):
+            Task(other, "an orphan's run")(row)
+        assert store_digest(out) == before
+        assert Task(mine, "a run")(row)["slab"] == plan.slabs[0].id
+    with pytest.raises(StoreLockedError, match="(?s)holds the store no more.*it has ended"):
+        Task(mine, "a run")(plan.slabs[1].row())
