@@ -144,7 +144,7 @@ def _start(network: AnisoUNet3D, condition: Condition, sampler: Sampler) -> Tens
     if sampler.start == "match":
         estimate = interpolate(condition.pair, condition.target.shape[2], sampler.share)
     else:
-        # Not fused: the fine detail of both neighbours, raised to full energy, would compete with the membranes that the
+        # Not fused: the fine detail of both neighbours, raised to full energy, would compete with membranes that the
         # network has seen (validation: membrane F1 .556 without, .538 with)
         mean = _blind(network, condition)
         estimate = sharpen(mean, condition.pair, sampler.sharpen) if sampler.sharpen else mean
