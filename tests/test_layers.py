@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,11 @@ def test_a_planted_violation_is_caught(file: str, line: str, contract: str, tmp_
 
 def test_the_contracts_are_kept() -> None:
     assert contracts(ROOT).returncode == 0
+
+
+def test_the_design_draws_the_layers_that_are_checked() -> None:
+    drawn = " ".join((ROOT / "DESIGN.md").read_text().split())
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    for contract in contracts:
+        if contract["type"] == "layers":
+            assert f"{contract['containers'][0]}: {' > '.join(contract['layers'])}" in drawn
