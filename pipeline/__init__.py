@@ -14,7 +14,7 @@ lanes       what a worker's threads share              selftest    what a worker
 flags       what is missing or damaged                 crew        the window of slabs; cluster: the workers
 restorer    the protocol; nearest, linear              run         the driver; runlog: what it says of itself
 phantom     tissue whose truth is known                verify      is the store what it says?
-lessons     what training learns from: columns         cli, show   the command, and how it talks; demo, doctor
+lessons     what training learns from: columns         cli, show   the command (a file a verb), how it talks; demo, doctor
 slurm       the jobs that workers live in              batch       scripts for sbatch; drain: how a worker leaves
 fitness     can the site do the job? asked by doctor
 

@@ -89,7 +89,7 @@ def test_doctor_finds_this_machine_fit(tmp_path: Path) -> None:
 
 def test_a_refusal_of_the_disk_has_words_and_ends_with_7(tmp_path: Path) -> None:
     (tmp_path / "folder.yaml").mkdir()
-    code = "from pipeline import cli\nimport errno, sys\ndef full(*_): raise OSError(errno.ENOSPC, 'No space left on device', 'c/0/0/0')\ncli._config = full\ncli.main()"
+    code = "from pipeline import cli\nimport errno, sys\ndef full(*_): raise OSError(errno.ENOSPC, 'No space left on device', 'c/0/0/0')\ncli.run.config_of = full\ncli.main()"
     found = subprocess.run([sys.executable, "-c", code, "run", "x.yaml"], capture_output=True, text=True, cwd=ROOT, check=False)
     assert found.returncode == 7
     assert "No space left on device" in found.stderr
