@@ -207,7 +207,8 @@ class DiffusionRestorer:
                 normal((z + targets[0], y, x), size, seed=self._seed, stream=stream, draw=draw) for z, y, x in corners
             ])  # fmt: skip
 
-        return self._sample(clean, shown, targets, noise, sampler)[:count]
+        what = f"a batch of {len(clean)} windows of {clean.shape[1:]} voxels"
+        return guard.guarded(lambda: self._sample(clean, shown, targets, noise, sampler), what)[:count]
 
     def _sample(
         self,
@@ -217,18 +218,7 @@ class DiffusionRestorer:
         noise: Callable[[int], Floats],
         sampler: Sampler,
     ) -> Floats:
-        """(B, D, H, W) in [0, 1] -> the targets (B, K, H, W). A batch that does not fit is tried twice."""
-        what = f"a batch of {len(clean)} windows of {clean.shape[1:]} voxels"
-        return guard.guarded(lambda: self._sample_once(clean, known, targets, noise, sampler), what)
-
-    def _sample_once(
-        self,
-        clean: Floats,
-        known: npt.NDArray[np.bool_],
-        targets: tuple[int, int],
-        noise: Callable[[int], Floats],
-        sampler: Sampler,
-    ) -> Floats:
+        """(B, D, H, W) in [0, 1] -> the targets (B, K, H, W)."""
         import torch  # seconds: only when there is work
 
         from model.diffusion import Condition, sample

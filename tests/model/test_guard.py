@@ -69,13 +69,13 @@ def test_a_batch_that_fits_the_second_time_gives_the_same_voxels(weights: Path, 
     window, known, origin = windows(1)
     restorer = made(weights)
     wanted = restorer.restore(window, known, (1, 2), origin)
-    whole, failing = DiffusionRestorer._sample_once, Failing(SHORT)
+    whole, failing = DiffusionRestorer._sample, Failing(SHORT)
 
     def once(self: DiffusionRestorer, *args: object) -> np.ndarray:
         failing()
         return whole(self, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(DiffusionRestorer, "_sample_once", once)
+    monkeypatch.setattr(DiffusionRestorer, "_sample", once)
     assert np.array_equal(restorer.restore(window, known, (1, 2), origin), wanted)
     assert failing.calls == 2
     failing.errors = [SHORT, SHORT]
