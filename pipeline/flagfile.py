@@ -8,8 +8,8 @@ A flags file (`zmend-flags/1`) is CSV, or a plain list of missing sections with 
     40,41,fold,1000,3000,0,900
 
 Ranges are half-open and counted from 0, in voxels of the level that is mended. The columns y_start, y_stop, x_start,
-x_stop (none: the whole section), mask (a Zarr array whose nonzero voxels are damaged), source and note are optional.
-JSON that other programs write is read too: see `flagreaders`.
+x_stop (none: the whole section), mask (a Zarr array whose nonzero voxels are damaged), source, note and verdict are
+optional. A flag whose verdict is `reject` is read and left out: somebody looked, and nothing is wrong there. JSON that other programs write is read too: see `flagreaders`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from pipeline.flagreaders import is_json, rows
 from pipeline.flags import CLASSES, SCHEMA, Flag, Flags, MaskShape, mask_window, resolve
 
 COLUMNS = ("z_start", "z_stop", "class", "y_start", "y_stop", "x_start", "x_stop", "mask", "source", "note")
+VERDICT, VERDICTS = "verdict", ("accept", "reject")  # of a person who looked; zmend report --flags writes it
 
 
 def load(path: str, *, shape: ZYX, mask_shape: MaskShape | None = None) -> Flags:
@@ -40,10 +41,23 @@ def load(path: str, *, shape: ZYX, mask_shape: MaskShape | None = None) -> Flags
 
     Raises FlagError, which names file, line and column, for anything that is not understood.
     """
-    base = path.rpartition("/")[0] if "://" in path else str(Path(path).absolute().parent)
-    file = _File(path, shape, base)
+    return _parse(*_opened(path, shape), mask_shape)
+
+
+def review(path: str, *, shape: ZYX) -> list[Flag]:
+    """Every flag of a file in its order, the rejected ones too, masks as they are written. Raises FlagError."""
+    return _read(*_opened(path, shape))
+
+
+def folder(path: str) -> str:
+    """Where the mask paths of a flags file start from."""
+    return path.rpartition("/")[0] if "://" in path else str(Path(path).absolute().parent)
+
+
+def _opened(path: str, shape: ZYX) -> tuple[str, _File]:
+    file = _File(path, shape, folder(path))
     text = _decode(file)
-    return _parse(dump(rows(text, path)) if is_json(text) else text, file, mask_shape)
+    return dump(rows(text, path)) if is_json(text) else text, file
 
 
 def parse(text: str, *, shape: ZYX, name: str = "flags.csv", mask_shape: MaskShape | None = None) -> Flags:
@@ -130,6 +144,19 @@ _NOT_NUMBERS = (
 
 
 def _parse(text: str, file: _File, mask_shape: MaskShape | None) -> Flags:
+    flags = [f for f in _read(text, file) if f.verdict != "reject"]
+    if not flags:
+        why, do = "each has the verdict reject", "there is nothing to restore; flag something else, or accept one"
+        raise file.error(0, "every flag of the file is rejected", why=why, do=do)
+    _check_twice(flags, file)
+    _check_overlap([f for f in flags if f.restorable and not f.mask], file)
+    if mask_shape:
+        _check_masks([f for f in flags if f.mask], file, mask_shape)
+    return Flags.of(flags, base=file.base)
+
+
+def _read(text: str, file: _File) -> list[Flag]:
+    """The flags of all lines, at least one."""
     lines = _lines(text, file)
     number, first = lines[0]
     if re.match(r"[\s\"]*[-+]?[0-9]", first):
@@ -140,11 +167,7 @@ def _parse(text: str, file: _File, mask_shape: MaskShape | None) -> Flags:
     if not flags:
         why, do = "no line follows the header", "add one, such as 17,18,missing"
         raise file.error(number, "no flag in the file", why=why, do=do)
-    _check_twice(flags, file)
-    _check_overlap([f for f in flags if f.restorable and not f.mask], file)
-    if mask_shape:
-        _check_masks([f for f in flags if f.mask], file, mask_shape)
-    return Flags.of(flags, base=file.base)
+    return flags
 
 
 def _lines(text: str, file: _File) -> list[tuple[int, str]]:
@@ -226,7 +249,7 @@ def _header(number: int, line: str, file: _File) -> list[str]:
     while header and not header[-1]:
         header.pop()
     for i, cell in enumerate(header):
-        file.choice(cell, COLUMNS, "column", number)
+        file.choice(cell, (*COLUMNS, VERDICT), "column", number)
         if cell in header[:i]:
             what, why = f"column {cell!r} stands there twice", "it is not clear which one holds"
             raise file.error(number, what, why=why, do="remove one of them")
@@ -251,8 +274,9 @@ def _flag(number: int, cells: Mapping[str, str], file: _File) -> Flag:
     y, x = (_range(axis, number, cells, file) for axis in (1, 2))
     (z0, z1), (y0, y1), (x0, x1) = (r or (0, n) for r, n in zip((z, y, x), file.shape, strict=True))
     kind = file.choice(cells["class"], CLASSES, "class", number, "class")
-    mask, source, note = (cells.get(key, "") for key in ("mask", "source", "note"))
-    return Flag(Box((z0, y0, x0), (z1, y1, x1)), kind, mask, not (y or x), source, note, number)
+    mask, source, note, verdict = (cells.get(key, "") for key in ("mask", "source", "note", VERDICT))
+    verdict = verdict and file.choice(verdict, VERDICTS, VERDICT, number, VERDICT)
+    return Flag(Box((z0, y0, x0), (z1, y1, x1)), kind, mask, not (y or x), source, note, number, verdict)
 
 
 def _range(axis: int, number: int, cells: Mapping[str, str], file: _File) -> tuple[int, int] | None:

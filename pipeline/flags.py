@@ -39,6 +39,7 @@ class Flag:
     source: str = ""  # who says so
     note: str = ""
     line: int = 0  # in the flags file, from 1; 0: not from a file
+    verdict: str = ""  # accept, or nothing: nobody looked. Of those that `Flags` hold none is rejected
 
     @property
     def restorable(self) -> bool:

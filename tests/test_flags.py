@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.box import ZYX, Box
 from pipeline.errors import FlagError
-from pipeline.flagfile import COLUMNS, dump, load, parse
+from pipeline.flagfile import COLUMNS, dump, load, parse, review
 from pipeline.flags import CLASSES, Flag, Flags, flagged, mask_window, upsample
 
 DATA = Path(__file__).parent / "data" / "flags"
@@ -373,3 +373,45 @@ def test_pairs_are_walked_along_the_axis_that_parts_them_best() -> None:
     # 20,000 boxes in one section, row by row: 2·10^8 pairs along z, none along y.
     rows = ({"z_start": 0, "z_stop": 1, "class": CLASSES[y % 9], "y_start": y, "y_stop": y + 1} for y in range(20_000))
     assert len(parse(dump(rows), shape=(1, 20_000, 9))) == 20_000
+
+
+VERDICTS = HEAD.strip() + ",verdict\n"
+
+
+def test_a_rejected_flag_is_left_out_and_an_accepted_one_is_the_same_as_one_that_nobody_saw() -> None:
+    kept = parse(f"{VERDICTS}3,4,fold,accept\n5,6,missing,REJECT\n8,9,crack,\n", shape=SHAPE)
+    assert [(f.box.start[0], f.verdict) for f in kept] == [(3, "accept"), (8, "")]
+    assert kept.digest == parse(f"{HEAD}3,4,fold\n8,9,crack\n", shape=SHAPE).digest, "a look changes no voxel"
+
+
+def test_rejecting_one_of_two_classes_for_the_same_voxels_settles_it() -> None:
+    with pytest.raises(FlagError, match="two classes for the same voxels"):
+        parse(f"{VERDICTS}3,4,fold,accept\n3,4,crack,\n", shape=SHAPE)
+    (kept,) = parse(f"{VERDICTS}3,4,fold,accept\n3,4,crack,reject\n", shape=SHAPE)
+    assert kept.kind == "fold"
+
+
+def test_a_mask_that_nobody_needs_any_more_is_not_asked_for() -> None:
+    text = "z_start,z_stop,class,mask,verdict\n3,4,fold,nowhere.zarr,reject\n8,9,crack,,\n"
+    assert len(parse(text, shape=SHAPE, mask_shape=mask_shape)) == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ("3,4,fold,rejct\n", "line 2, column verdict.*there are accept, reject.*did you mean 'reject'"),
+        ("3,4,fold,reject\n", "every flag of the file is rejected.*there is nothing to restore"),
+        ("3,99,fold,reject\n", "z 3:99 leaves the volume"),
+    ],
+)
+def test_verdicts_that_do_not_say_one_thing(rows: str, words: str) -> None:
+    with pytest.raises(FlagError, match=f"(?s){words}"):
+        parse(VERDICTS + rows, shape=SHAPE)
+
+
+def test_a_review_sees_every_flag_as_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "flags.csv"
+    path.write_text("z_start,z_stop,class,mask,verdict\n8,9,crack,masks/a.zarr,reject\n3,4,fold,,\n")
+    assert [(f.kind, f.mask, f.verdict, f.line) for f in review(str(path), shape=SHAPE)] == [
+        ("crack", "masks/a.zarr", "reject", 2), ("fold", "", "", 3)
+    ]  # fmt: skip
