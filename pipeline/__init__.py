@@ -9,12 +9,12 @@ ome         OME-NGFF metadata                          ledger      records; lock
 files       objects under an address: disk, bucket, web slab        one unit of work, read to record
 layout      how an array lies among them               merge       overlay and source to a full volume
 locate      which array an address means               job         configuration → plan → store → worker
-volume      one Zarr array (the only user of zarr)     worker      one slab in a worker; attempts: what failed, and why
+volume      one Zarr array; shard, zarrstore: its parts worker      one slab in a worker; attempts: what failed, and why
 lanes       what a worker's threads share              selftest    what a worker shows before its first slab
 flags       what is missing or damaged                 crew        the window of slabs; cluster: the workers
 restorer    the protocol; nearest, linear              run         the driver; runlog: what it says of itself
 phantom     tissue whose truth is known                verify      is the store what it says?
-lessons     what training learns from: columns         cli, show   the command (a file a verb), how it talks; demo, doctor
+lessons     what training learns from: columns         cli, show   the command, a file a verb; demo, doctor
 slurm       the jobs that workers live in              batch       scripts for sbatch; drain: how a worker leaves
 fitness     can the site do the job? asked by doctor
 

@@ -9,7 +9,8 @@ A flags file (`zmend-flags/1`) is CSV, or a plain list of missing sections with 
 
 Ranges are half-open and counted from 0, in voxels of the level that is mended. The columns y_start, y_stop, x_start,
 x_stop (none: the whole section), mask (a Zarr array whose nonzero voxels are damaged), source, note and verdict are
-optional. A flag whose verdict is `reject` is read and left out: somebody looked, and nothing is wrong there. JSON that other programs write is read too: see `flagreaders`.
+optional. A flag whose verdict is `reject` is read and left out: somebody looked, and nothing is wrong there. JSON that
+other programs write is read too: see `flagreaders`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Volume: one Zarr array with axes and voxel size, read in any box and written in whole chunks only.
 
-The only module that imports zarr.
+With zarrstore, which it writes through, the only module that imports zarr.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 import zarr
-from google_crc32c import value as crc32c  # zarr depends on it for the same job
 from numcodecs import Zstd  # type: ignore[import-untyped]
 from numpy.typing import DTypeLike, NDArray
-from zarr.abc.store import ByteRequest, Store
 from zarr.codecs import ZstdCodec
-from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, WrapperStore
+from zarr.core.buffer import Buffer
+from zarr.storage import MemoryStore
 
 from pipeline.box import ZYX, Box
 from pipeline.errors import MisalignedWriteError, VolumeError
@@ -30,69 +28,11 @@ from pipeline.files import Files, in_words
 from pipeline.locate import layout_of, locate, node_at
 from pipeline.objects import Stored
 from pipeline.ome import ZYX_NAMES, Image, Json, Voxel, nm_text
+from pipeline.shard import present_in
+from pipeline.zarrstore import Blind, Counted, path_in, zarr_store
 
 Voxels = NDArray[Any]  # uint8 or uint16, (z, y, x)
 DAMAGE = (gzip.BadGzipFile,)  # an OSError that is no trouble with the disk or the network
-MOST_BYTES = 4 << 30  # of one PUT; S3 takes 5 GiB
-NOWHERE = 2**64 - 1  # what the index of a shard says of an inner chunk that is not there
-
-
-def _zarr_store(files: Files, *, writable: bool) -> Store:
-    """The folder as zarr knows it, or the bucket that it is in."""
-    if files.local is not None:
-        return LocalStore(files.local, read_only=not writable)
-    if files.bucket is not None:
-        return _Whole(files.bucket.store, read_only=not writable)
-    return FsspecStore.from_url(files.uri, storage_options={"use_listings_cache": False}, read_only=not writable)
-
-
-def _path(files: Files) -> str:
-    """Where in the store of `_zarr_store` the array is."""
-    return files.bucket.prefix if files.bucket is not None else ""
-
-
-class _Whole(ObjectStore[Any]):
-    """A bucket in which every object is written by one PUT, which is whole or not at all and leaves no parts behind."""
-
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        from pipeline.bucket import repeated  # of the extra `remote`
-
-        return await repeated(lambda: ObjectStore.get(self, key, prototype, byte_range))
-
-    async def set(self, key: str, value: Buffer) -> None:
-        from obstore import put_async
-
-        from pipeline.bucket import repeated
-
-        self._check_writable()
-        await repeated(lambda: put_async(self.store, key, value.as_buffer_like(), chunk_size=MOST_BYTES))
-
-
-class _Counted(WrapperStore[Store]):
-    """Counts the bytes that zarr moves. All its coroutines run on zarr's one loop thread: no lock is needed."""
-
-    def __init__(self, store: Store) -> None:
-        super().__init__(store)
-        self.read, self.written = 0, 0
-
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        found = await super().get(key, prototype, byte_range)
-        self.read += 0 if found is None else len(found)
-        return found
-
-    async def set(self, key: str, value: Buffer) -> None:
-        await super().set(key, value)
-        self.written += len(value)
-
-
-class _Blind(_Counted):
-    """What zarr writes through. Only whole chunks are written, so what was there before must never matter;
-    zarr 3.1 would read the old shard first, for nothing, and could not replace a damaged one."""
-
-    blind = False  # until the metadata is read
-
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        return None if self.blind else await super().get(key, prototype, byte_range)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,9 +142,9 @@ class Volume:
         self.dtype, self.fill_value, self.zarr_format = np.dtype(layout.dtype), layout.fill_value, layout.zarr_format
 
     def _connect(self) -> None:
-        self._counted, self._array = self._open(_Counted(_zarr_store(self.files, writable=False)), "r")
+        self._counted, self._array = self._open(Counted(zarr_store(self.files, writable=False)), "r")
         if self.writable:
-            self._blind, self._writer = self._open(_Blind(_zarr_store(self.files, writable=True)), "r+")
+            self._blind, self._writer = self._open(Blind(zarr_store(self.files, writable=True)), "r+")
             self._blind.blind = True
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -215,7 +155,7 @@ class Volume:
 
     def _open(self, store: Any, mode: Literal["r", "r+"]) -> tuple[Any, Any]:
         try:
-            array = zarr.open_array(store, path=_path(self.files), mode=mode, zarr_format=self.layout.zarr_format)
+            array = zarr.open_array(store, path=path_in(self.files), mode=mode, zarr_format=self.layout.zarr_format)
             # A black chunk is data and must not look absent. open_array(config=...) would ignore this, silently.
             array = array.with_config({"write_empty_chunks": True})
         except (ValueError, TypeError, KeyError) as error:
@@ -323,22 +263,7 @@ class Volume:
     def _shard_index(self, shard: Stored) -> NDArray[np.bool_]:
         """Which inner chunks a shard has: stored axis order."""
         counts = tuple(g // c for g, c in zip(self.layout.grain, self.layout.chunks, strict=True))
-        size, crc = 16 * math.prod(counts), 4 * self.layout.index_crc
-        raw = self._index_bytes(shard, size + crc)
-        if len(raw) != size + crc or (crc and crc32c(raw[:size]) != int.from_bytes(raw[size:], "little")):
-            raise VolumeError(
-                "the index of a shard is damaged or cut short",
-                where=f"{self.files.uri}/{shard.key}",
-                do="fetch or write this object again",
-            )
-        offsets = np.frombuffer(raw[:size], "<u8").reshape(*counts, 2)[..., 0]
-        return np.asarray(offsets != NOWHERE)
-
-    def _index_bytes(self, shard: Stored, size: int) -> bytes:
-        start = max(0, shard.size - size) if self.layout.index_at == "end" else 0
-        raw = self.files.read(shard.key, start, min(start + size, shard.size)) or b""
-        # A web server may ignore the range and send all of it.
-        return raw[start : start + size] if len(raw) > size else raw
+        return present_in(self.files, shard, counts, at=str(self.layout.index_at), crc=self.layout.index_crc)
 
     def objects(self) -> Iterator[tuple[ZYX, Stored]]:
         """Every chunk object (shard) that exists, with its grain cell, in one order always."""

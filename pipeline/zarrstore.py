@@ -1,0 +1,71 @@
+"""The stores that zarr reads and writes through: a folder, a bucket, the web; counted; blind to what a write replaces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import FsspecStore, LocalStore, ObjectStore, WrapperStore
+
+from pipeline.files import Files
+
+MOST_BYTES = 4 << 30  # of one PUT; S3 takes 5 GiB
+
+
+def zarr_store(files: Files, *, writable: bool) -> Store:
+    """The folder as zarr knows it, or the bucket that it is in."""
+    if files.local is not None:
+        return LocalStore(files.local, read_only=not writable)
+    if files.bucket is not None:
+        return _Whole(files.bucket.store, read_only=not writable)
+    return FsspecStore.from_url(files.uri, storage_options={"use_listings_cache": False}, read_only=not writable)
+
+
+def path_in(files: Files) -> str:
+    """Where in the store of `zarr_store` the array is."""
+    return files.bucket.prefix if files.bucket is not None else ""
+
+
+class _Whole(ObjectStore[Any]):
+    """A bucket in which every object is written by one PUT, which is whole or not at all and leaves no parts behind."""
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        from pipeline.bucket import repeated  # of the extra `remote`
+
+        return await repeated(lambda: ObjectStore.get(self, key, prototype, byte_range))
+
+    async def set(self, key: str, value: Buffer) -> None:
+        from obstore import put_async
+
+        from pipeline.bucket import repeated
+
+        self._check_writable()
+        await repeated(lambda: put_async(self.store, key, value.as_buffer_like(), chunk_size=MOST_BYTES))
+
+
+class Counted(WrapperStore[Store]):
+    """Counts the bytes that zarr moves. All its coroutines run on zarr's one loop thread: no lock is needed."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.read, self.written = 0, 0
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        found = await super().get(key, prototype, byte_range)
+        self.read += 0 if found is None else len(found)
+        return found
+
+    async def set(self, key: str, value: Buffer) -> None:
+        await super().set(key, value)
+        self.written += len(value)
+
+
+class Blind(Counted):
+    """What zarr writes through. Only whole chunks are written, so what was there before must never matter;
+    zarr 3.1 would read the old shard first, for nothing, and could not replace a damaged one."""
+
+    blind = False  # until the metadata is read
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        return None if self.blind else await super().get(key, prototype, byte_range)
