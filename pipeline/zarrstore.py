@@ -1,4 +1,4 @@
-"""The stores that zarr reads and writes through: a folder, a bucket, the web; counted; blind to what a write replaces."""
+"""The stores that zarr works through: a folder, a bucket, the web; counted, and blind to what a write replaces."""
 
 from __future__ import annotations
 
