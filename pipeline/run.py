@@ -24,6 +24,7 @@ from pipeline.crew import Crew
 from pipeline.errors import Interrupted, PlanChangedError, UsageError
 from pipeline.ids import Ids
 from pipeline.job import Proposal, bound, current_plan, install, make_store, open_job
+from pipeline.kin import kin
 from pipeline.ledger import Ledger, sweep
 from pipeline.lock import StoreLock
 from pipeline.merge import forget_merge, merge, read_merge, source_manifest
@@ -42,7 +43,7 @@ from pipeline.store import (
 )
 from pipeline.summary import summarise
 from pipeline.volume import Volume
-from pipeline.worker import Leave, Post, Probe, Task, budget
+from pipeline.worker import Leave, Post, Probe, Recheck, Task, budget
 
 PACK_EVERY = 8192  # slabs: so few files lie about however long a run takes
 TOGETHER = 4096  # records that are looked at at once
@@ -74,8 +75,9 @@ def run(
         if lock.taken_over:
             sweep(out)
         named = _named(redo, ledger)
+        grown = open_overlay(out).shape[0] < proposal.source.shape[0]  # its last chunks may well be new
         install(proposal)
-        if _source_moved_on(proposal):
+        if not grown and _source_moved_on(proposal):
             tell(
                 {
                     "kind": "warning",
@@ -86,12 +88,16 @@ def run(
             tell({"kind": "warning", "text": f"{spoiled} is not what was written; its slabs are done again"})
         ledger.pack()  # what a run that was killed left
         reap(config.site)  # jobs of a driver that was killed, before anything that they wrote is judged
-        retired = _supersede(proposal, ledger, run_id, named)
-        todo = plan.slabs.but(ledger.done())
-        if todo or retired:
-            forget_merge(out)  # until it is merged again, the merged volume is not the overlay's
-        tell({"kind": "begin", "run": run_id, "slabs": len(plan.slabs), "todo": len(todo), "retired": retired})
         with Crew(config.site, tell, lambda: stop.requested) as crew:
+            kept = _keep(crew, proposal, _post(proposal, lock.name, anything=False), ledger, named)
+            if stop.requested:
+                raise Interrupted("stopped before the first slab", where=out, why="asked to", do=GO_ON)
+            retired = _supersede(proposal, ledger, run_id, named) - kept
+            todo = plan.slabs.but(ledger.done())
+            if todo or retired or kept:
+                forget_merge(out)  # until it is merged again, the merged volume is not the overlay's
+            begun = {"slabs": len(plan.slabs), "todo": len(todo), "retired": retired, "kept": kept}
+            tell({"kind": "begin", "run": run_id, **begun})
             post = _post(proposal, lock.name, anything=bool(todo))
             moved = _work_off(todo, crew, post, run_id, ledger, hope=len(todo) < len(plan.slabs))
             ledger.pack()
@@ -109,6 +115,18 @@ def run(
         summary = summarise(plan, ledger, run_id, out, moved, time.perf_counter() - began)
         tell({"kind": "end", **summary})
     return summary
+
+
+def _keep(crew: Crew, proposal: Proposal, post: Post, ledger: Ledger, redo: set[str]) -> int:
+    """Slabs whose chunks of the source were written anew and hold what they held stay done, under their new ids."""
+    plan, count = proposal.plan, 0
+    known = {new: old for new, old in kin(plan, bound(plan), ledger).items() if old not in redo}
+    attempts = Attempts(crew.site.attempts, crew.tell)
+    for read in crew.work((s for s in plan.slabs if s.id in known), Recheck(post), attempts) if known else ():
+        record = ledger.get(known[read["slab"]])
+        if record["inputs_sha256"] == read["inputs_sha256"]:
+            count += ledger.commit({**record, "slab": read["slab"]})
+    return count
 
 
 def _post(proposal: Proposal, lock: str, *, anything: bool) -> Post:
@@ -190,8 +208,11 @@ def _supersede(proposal: Proposal, ledger: Ledger, run_id: str, redo: set[str]) 
     arrays = [open_overlay(out), open_labels(out), *([open_uncertainty(out)] if has_uncertainty(out) else [])]
     stale = redo | set(_stale(ledger, Ids.of(plan.slabs.ids), arrays))
     ledger.retire(stale)
+    kept = _places(proposal, ledger)
     for path, record in ledger.retiring():
-        for start, stop, *_ in record["chunks"]:
+        at = _code(record["write"][0], proposal.source.shape)
+        still = kept[np.searchsorted(kept, at)] == at  # the slab has another id by now, and these are its chunks
+        for start, stop, *_ in () if still else record["chunks"]:
             for array in arrays:
                 array.erase(Box(tuple(start), tuple(stop)) & Box.of(array.shape))
         ledger.finish_retiring(path, run_id)
@@ -201,6 +222,14 @@ def _supersede(proposal: Proposal, ledger: Ledger, run_id: str, redo: set[str]) 
     if not proposal.config.recipe.uncertainty:
         drop_uncertainty(out, proposal.source, mode=proposal.config.output.mode)
     return len(stale)
+
+
+def _places(proposal: Proposal, ledger: Ledger) -> NDArray[np.int64]:
+    """Where the slabs of the plan begin that have a record, ascending; then a number beyond them all."""
+    slabs = proposal.plan.slabs
+    begin = slabs.boxes[ledger.done().at(slabs.ids) >= 0, :3].astype(np.int64)
+    _, y, x = proposal.source.shape
+    return np.append(np.sort((begin[:, 0] * y + begin[:, 1]) * x + begin[:, 2]), np.iinfo(np.int64).max)
 
 
 def _source_moved_on(proposal: Proposal) -> bool:

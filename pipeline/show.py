@@ -18,6 +18,7 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 LOG_EVERY_S = 60.0
 SHOWN_FLAGS = 40  # the file has all
+SHOWN_SLABS = 10  # for each reason; --json has all
 
 
 class Progress:
@@ -54,6 +55,7 @@ class Progress:
             self.of, self.done = event["slabs"], event["slabs"] - event["todo"]
             self._update("slabs")
             kept = f", {self.done} done before" if self.done else ""
+            kept += f" ({event['kept']} read chunks that are new and hold what they held)" if event.get("kept") else ""
             err.print(f"run {event['run']}: {event['slabs']} slabs{kept}")
         elif kind == "slab":
             self.done += 1
@@ -114,6 +116,28 @@ def plan(document: dict[str, Any]) -> None:
     if document["file"]:
         table.add_row("plan file", escape(document["file"]))
     out.print(table)
+    if "explain" in document:
+        reasons(document["explain"])
+
+
+def reasons(document: dict[str, Any]) -> None:
+    """Why slabs would be done, or not: how many for each reason, then the first of those to do."""
+    todo = [row for row in document["rows"] if row["why"] != "unchanged"]
+    table = Table(title=f"{len(todo)} of {document['slabs']} slabs to do", title_justify="left")
+    for column in ("reason", "slabs", "such as"):
+        table.add_column(column)
+    for why, count in document["counts"].items():
+        some = [f"z {_span(r['write'])}{', ' + r['detail'] if r['detail'] else ''}" for r in todo if r["why"] == why]
+        table.add_row(why, str(count), escape("\n".join(some[:SHOWN_SLABS]) + "\n…" * (len(some) > SHOWN_SLABS)))
+    out.print(table)
+    if back := document["taken_back"]:
+        places = ", ".join(f"{a}:{b}" for a, b in back[:SHOWN_FLAGS])
+        out.print(f"taken back, the source's voxels come again: sections {places}{' …' * (len(back) > SHOWN_FLAGS)}")
+
+
+def _span(write: list[Any]) -> str:
+    (z0, y0, x0), (z1, y1, x1) = write
+    return f"{z0}:{z1}, {y0}:{y1}, {x0}:{x1}"
 
 
 def _time(document: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ from pipeline.lock import still_held
 from pipeline.plan import Slab, bytes_in_hand, bytes_of_restorer
 from pipeline.restorer import Needs
 from pipeline.selftest import fault
-from pipeline.slab import Job, leave, restore
+from pipeline.slab import Job, leave, look, restore
 
 _ANSWER = ("slab", "status", "voxels", "bytes_read", "bytes_written", "seconds", "write")
 
@@ -131,6 +131,18 @@ class Leave:
         with _lane(self.post), bench(self.post).place_for(slab) as job:
             record = leave(slab, job, self.why[slab.id], run=self.run, on_step=_fenced(clock, self.post))
         return {**{k: record[k] for k in _ANSWER}, "stages": clock.stages}
+
+
+@dataclass(frozen=True)
+class Recheck:
+    """Reads what a slab reads, and says what it holds; nothing is restored."""
+
+    post: Post
+
+    def __call__(self, row: list[Any]) -> dict[str, Any]:
+        slab = Slab.of(row)
+        with _lane(self.post), bench(self.post).place_for(slab) as job:
+            return {"slab": slab.id, "inputs_sha256": look(slab, job).inputs_sha256}
 
 
 @dataclass(frozen=True)

@@ -31,16 +31,18 @@ from pipeline.errors import UsageError
     show_default=True,
     help="Mpx restored a second by one GPU, on paper.",
 )
+@click.option("--explain", is_flag=True, help="Say of each slab why a run would do it, or would not.")
 @click.option("--site", metavar="FILE", help="Plan for this site instead of the configuration's (deploy/site-*.yaml).")
 @as_json
 def plan(
-    config: str | None, out: str | None, shape: str | None, flagged: float, slab: int, pace: float, site: str | None,
-    as_json: bool,
+    config: str | None, out: str | None, shape: str | None, flagged: float, slab: int, pace: float, explain: bool,
+    site: str | None, as_json: bool,
 ) -> None:
     """Say what would be done and what it would cost. Writes a plan file, nothing else.
 
     \b
     zmend plan zmend.yaml
+    zmend plan zmend.yaml --explain              what is done already, what is not, and why
     zmend plan --shape 25000,200000,200000 --flagged 0.02
     \b
     zmend.yaml:
@@ -70,7 +72,12 @@ def plan(
     if target.exists() and '"zmend-plan/' not in target.read_text(errors="replace")[:4096]:
         raise UsageError(f"{target} is there and is no plan", why="it would be lost", do="name another file with --out")
     target.write_bytes(dump(made.plan))
-    say(planned(made, str(target)), as_json, show.plan)
+    document = planned(made, str(target))
+    if explain:
+        from pipeline.explain import explain as reasons
+
+        document["explain"] = reasons(made)
+    say(document, as_json, show.plan)
 
 
 def planned(made: Any, file: str) -> dict[str, Any]:
