@@ -28,7 +28,10 @@ check: env  ## ruff, mypy --strict, import contracts
 bench: env  ## run the benchmarks; results go to benchmarks/results
 	$(PY) -m benchmarks
 
+docs: env  ## build the pages of docs/ into build/docs
+	$(PY) -m mkdocs build -q --strict -d build/docs
+
 clean:  ## remove what the targets made
 	rm -rf .venv $(DEMO) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help env demo test check bench clean
+.PHONY: help env demo test check bench docs clean
