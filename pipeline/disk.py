@@ -11,6 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from pipeline.errors import UnfitError
+from pipeline.failpoint import reach
 from pipeline.objects import Stored
 
 ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
@@ -95,6 +96,7 @@ class Disk:
             with aside.open("wb") as file:
                 file.write(data)
                 file.flush()
+                reach("fsync", key, [aside])
                 os.fsync(file.fileno())
         except BaseException:
             aside.unlink(missing_ok=True)
@@ -119,6 +121,7 @@ class Disk:
         paths = [self.root / k for k in keys]
         parents = {p.parent for p in paths}
         above = {f for p in parents for f in p.parents if f.is_relative_to(self.root)} - self._durable
+        reach("fsync", str(self.root), paths)
         for path in (*paths, *parents, *above):
             _fsync(path)
         self._durable |= above

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import VolumeError
+from pipeline.failpoint import reach
 from pipeline.files import Files
 from pipeline.ids import Ids, column, is_id
 from pipeline.packs import Packs
@@ -86,6 +87,7 @@ class Ledger:
     def commit(self, record: dict[str, Any]) -> bool:
         """Create the record durably, unless it exists: then nothing happens and False is returned."""
         body = json.loads(json.dumps({"schema": SCHEMA, **record}))  # as it will be read back: tuples are lists
+        reach("record", record["slab"])
         return self.files.create(self.key(record["slab"]), _text(body))
 
     def done(self) -> Ids:
@@ -111,6 +113,7 @@ class Ledger:
         good = [(i, record) for i in loose if (record := self.loose(i)) is not None]
         self.packs.append(record for i, record in good if i not in packed)
         for slab_id, _ in good:
+            reach("pack", slab_id)
             self.files.delete(self.key(slab_id))
         return len(good)
 

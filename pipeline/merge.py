@@ -25,6 +25,7 @@ from pipeline.blend import LEFT, ORIGINAL, RESTORED, UNCERTAIN, synthetic
 from pipeline.box import ZYX, Box
 from pipeline.clone import Clone, bring
 from pipeline.errors import MissingChunkError, VolumeError
+from pipeline.failpoint import reach
 from pipeline.files import PROBES, Files
 from pipeline.objects import Stored
 from pipeline.store import adopt, open_labels, open_overlay
@@ -299,6 +300,7 @@ class _Journal:
         """Write it; without a manifest it says that a merge is under way."""
         touched = {t.name: dict(sorted(t.done.items())) for t in self.targets}
         noted = {"schema": "zmend-merge/1", "source_manifest": self.manifest, "touched": touched}
+        reach("merge", "merge.json")
         self.files.put("zmend/merge.json", json.dumps(noted).encode())
         self.written = monotonic()
 
@@ -374,6 +376,7 @@ class _Work:
     def _one(self, target: _Target, cell: ZYX, seen: dict[Box, tuple[Mask, Voxels]]) -> list[Any]:
         box, chunks = target.out.box(cell), target.touched[cell]
         inputs = self._inputs(target, box, chunks)
+        reach("pyramid" if target.level.finer else "merge", f"{target.name} {box}")
         if target.done.get(_name(cell)) != _now(target.out, cell, inputs):
             target.out.write(box, self._made(target, box, chunks, seen))
         return _now(target.out, cell, inputs)
@@ -494,6 +497,7 @@ def _clone(target: _Target, clone: Clone, pool: ThreadPoolExecutor, tally: Count
 
 def _clone_batch(level: _Level, batch: list[Stored], clone: Clone) -> Counter[str]:
     counts: Counter[str] = Counter()
+    reach("merge", f"{len(batch)} chunks of level {level.out.level}")
     for stored, how in bring(level.source.files, level.out.files, batch, clone):
         counts[how] += 1
         counts["bytes"] += stored.size if how == "copied" else 0

@@ -15,6 +15,7 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.failpoint import reach
 from pipeline.files import Files
 from pipeline.ids import WIDTH, Ids, order
 from pipeline.packfile import Json, Row, decode, encode, previous, read_ids, read_rows, write
@@ -61,6 +62,7 @@ class Packs:
             part = rows[start : start + ROWS]
             number, before = self._end()
             raw = write([r for r in part if isinstance(r, dict)], [r for r in part if isinstance(r, str)], before)
+            reach("pack", f"pack {number}")
             self.files.create(f"{number:08d}-{sha256(raw).hexdigest()}.parquet", raw)
             self._names = None
 

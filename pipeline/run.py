@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import certificate
+from pipeline import certificate, failpoint
 from pipeline.attempts import Attempts, OnEvent, in_words
 from pipeline.box import ZYX, Box
 from pipeline.cluster import memory_per_worker, reap, threads_per_worker, visible_gpus
@@ -74,6 +74,8 @@ def run(
     with StoreLock(out) as lock, RunLog(out, run_id, config, on_event) as tell:
         if lock.taken_over:
             sweep(out)
+        if asked := failpoint.armed():
+            tell({"kind": "warning", "text": f"this run is made to fail: {failpoint.ENV}={asked}"})
         named = _named(redo, ledger)
         grown = open_overlay(out).shape[0] < proposal.source.shape[0]  # its last chunks may well be new
         install(proposal)

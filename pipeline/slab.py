@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pipeline import blend
 from pipeline.box import Box
 from pipeline.errors import RestorerError
+from pipeline.failpoint import reach
 from pipeline.flags import Flags, MaskReader, flagged
 from pipeline.ledger import Ledger
 from pipeline.plan import Geometry, Slab, refusal, runs
@@ -130,6 +131,7 @@ class Scene:
 
 def look(slab: Slab, job: Job) -> Scene:
     """Read the slab's read box, and what the flags say of it."""
+    reach("read", slab.id)
     data = job.source.read(slab.read)
     flag = flagged(job.flags.touching(slab.read), slab.read, job.read_mask)
     absent = _absent(slab.read, job)
@@ -147,6 +149,7 @@ def decide(scene: Scene, job: Job, on_turn: Callable[[], None] = lambda: None) -
     result = Result(scene.data[inside].copy(), labels, counts, scene.inputs_sha256)
     with job.compute_lock:
         on_turn()
+        reach("restore", scene.slab.id)
         _restore_tiles(scene, job, result)
     # Whatever was flagged and not restored is labelled so.
     result.labels[(scene.flag[inside] > 0) & (result.labels == blend.ORIGINAL)] = blend.LEFT

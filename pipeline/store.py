@@ -21,6 +21,7 @@ import numpy as np
 
 from pipeline.box import ZYX
 from pipeline.errors import VolumeError
+from pipeline.failpoint import reach
 from pipeline.files import Files
 from pipeline.ome import (
     Image,
@@ -270,6 +271,7 @@ def _put_level(files: Files, level: Volume, names: list[str]) -> None:
 
 def _put_group(files: Files, form: int, attributes: Json) -> None:
     name, body = _group(form, attributes)
+    reach("attrs", files.uri)
     if form == 2:
         files.put(".zattrs", json.dumps(attributes, indent=2).encode())
     if form == 3 or files.read(name) is None:

@@ -24,6 +24,7 @@ from zarr.storage import MemoryStore
 
 from pipeline.box import ZYX, Box
 from pipeline.errors import MisalignedWriteError, VolumeError
+from pipeline.failpoint import reach
 from pipeline.files import Files, in_words
 from pipeline.locate import layout_of, locate, node_at
 from pipeline.objects import Stored
@@ -329,10 +330,12 @@ class Volume:
             )
         axes = [self._order.index(d) for d in self.layout.dims]
         extra = (1,) * (len(axes) - 3)
+        reach("write", str(box))
         try:
             self._writer[self._slices(box)] = data.reshape(extra + data.shape).transpose(axes)
         except Exception as error:
             raise in_words(error, self.files.uri, "write") from error
+        reach("readback", str(box))
         back = self.read(box)
         if not np.array_equal(back, data):
             raise VolumeError(

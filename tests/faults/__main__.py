@@ -1,0 +1,84 @@
+"""Play many seeded faults, and say what came of them: python -m tests.faults --count 1000 --seed 1.
+
+One fault is one number: the same number is the same fault. To see one again: --count 1 --seed NUMBER.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.faults.harness import Outcome, Stage, World
+from tests.faults.kinds import KINDS
+
+
+def worlds(folder: Path) -> list[World]:
+    """Different enough that no step of the protocol is left out."""
+    return [
+        World(folder / "plain", "plain").make(),
+        World(folder / "packs", "packs", patches={"pipeline.ledger.PACK_AT": 4, "pipeline.run.PACK_EVERY": 4}).make(),
+        World(folder / "zarr2", "zarr2", zarr_format=2, parts={"certificate": 1}).make(),
+    ]
+
+
+def play(number: int, stages: list[World], kinds: list[str], keep: bool = False) -> Outcome:
+    """The fault of that number."""
+    rng = random.Random(number)
+    name = rng.choices(kinds, [KINDS[k][0] for k in kinds])[0]
+    stage = Stage(rng.choice(stages), f"fault{number}")
+    outcome = Outcome(name, number, slabs=len(stage.world.slabs))
+    try:
+        return KINDS[name][1](stage, rng, outcome)
+    except Exception as error:
+        outcome.wrong.append(f"{type(error).__name__}: {error}")
+        return outcome
+    finally:
+        if not keep:
+            stage.remove()
+
+
+def faults(count: int, seed: int, kinds: list[str], folder: Path, keep: bool = False) -> Iterator[Outcome]:
+    made = worlds(folder)
+    yield from (play(number, made, kinds, keep) for number in range(seed, seed + count))
+
+
+def table(outcomes: list[Outcome]) -> str:
+    """kind, faults, how many of them struck, identical stores, work done twice."""
+    rows = ["| kind | faults | struck | identical | finished slabs restored again | slabs in hand restored again |", "|---|---|---|---|---|---|"]
+    for kind in [*sorted({o.kind for o in outcomes}), "all"]:
+        mine = [o for o in outcomes if kind in (o.kind, "all")]
+        cells = [len(mine), sum(o.struck for o in mine), sum(not o.wrong for o in mine), sum(o.again for o in mine), sum(o.in_hand for o in mine)]
+        rows.append(f"| {kind} | " + " | ".join(map(str, cells)) + " |")
+    done = sum(o.slabs for o in outcomes)
+    extra = sum(o.again for o in outcomes) / max(1, done)
+    return "\n".join([*rows, "", f"Extra work: {extra:.2%} of {done} slabs; with those in hand at the fault {sum(o.again + o.in_hand for o in outcomes) / max(1, done):.2%}."])
+
+
+def main() -> None:
+    words = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    words.add_argument("--count", type=int, default=1000)
+    words.add_argument("--seed", type=int, default=1)
+    words.add_argument("--kind", action="append", choices=sorted(KINDS), help="only this kind; may be given again")
+    words.add_argument("--keep", metavar="FOLDER", help="keep what was made there")
+    asked = words.parse_args()
+    outcomes, began = [], time.monotonic()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(asked.keep or temporary)
+        for outcome in faults(asked.count, asked.seed, asked.kind or list(KINDS), folder, bool(asked.keep)):
+            outcomes.append(outcome)
+            if outcome.wrong or outcome.again:
+                print(f"seed {outcome.seed} {outcome.kind}: {outcome.what}: {outcome.again} again; " + json.dumps(outcome.wrong[:6]), flush=True)
+            if len(outcomes) % 50 == 0:
+                print(f"{len(outcomes)} faults, {time.monotonic() - began:.0f} s", flush=True)
+    print(f"\nseeds {asked.seed} to {asked.seed + asked.count - 1}, {time.monotonic() - began:.0f} s\n\n{table(outcomes)}")
+    sys.exit(any(o.wrong or o.again for o in outcomes))
+
+
+if __name__ == "__main__":
+    main()
