@@ -70,7 +70,7 @@ class Disk:
             ) from e
         finally:
             aside.unlink()
-        _fsync(path.parent)
+        self._sync_folders({path.parent})
         return True
 
     def swap(self, key: str, old: bytes, new: bytes) -> bool:
@@ -119,12 +119,18 @@ class Disk:
 
     def sync(self, keys: Iterable[str]) -> None:
         paths = [self.root / k for k in keys]
-        parents = {p.parent for p in paths}
-        above = {f for p in parents for f in p.parents if f.is_relative_to(self.root)} - self._durable
         reach("fsync", str(self.root), paths)
-        for path in (*paths, *parents, *above):
+        for path in paths:
             _fsync(path)
-        self._durable |= above
+        self._sync_folders({p.parent for p in paths})
+
+    def _sync_folders(self, folders: set[Path]) -> None:
+        """Make the entries of folders durable, and those of the folders themselves, where that is not known."""
+        below = {f for folder in folders for f in (folder, *folder.parents) if self.root in f.parents}
+        new = below - self._durable
+        for folder in folders | {f.parent for f in new}:
+            _fsync(folder)
+        self._durable |= new
 
     def names(self) -> list[str] | None:
         return sorted(p.name for p in self.root.iterdir()) if self.root.is_dir() else None

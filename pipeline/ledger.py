@@ -170,4 +170,8 @@ def _bad_record(where: str, why: str) -> VolumeError:
 
 def sweep(out: str) -> int:
     """Remove what writers that were killed left half-made. For the holder of the store's lock, after a dead one."""
-    return sum((Files(out) / part).sweep() for part in ("zmend", "labels"))
+    files = Files(out)
+    documents = [name for name in files.names() or () if name.endswith(".partial")]
+    for name in documents if files.local is not None else ():
+        files.delete(name)
+    return len(documents) + sum((files / part).sweep() for part in ("zmend", "labels"))

@@ -38,6 +38,7 @@ R = TypeVar("R")
 
 MEMORY_BYTES = 4 << 30  # what the chunks in flight may hold together
 FLUSH_S = 10.0  # how much rewriting a kill may cost
+JOURNAL = "zmend/merge.json"
 BATCH = 64  # links per task: a link is cheaper than handing it to a thread
 
 
@@ -109,8 +110,8 @@ def merge(
                 manifests.append(_clone(target, clone, pool, tally))
             else:
                 _erase_stale(target)
-    if tally["copied"] and local:
-        os.sync()  # copies are not synced one by one; the journal must not be ahead of them
+    if (tally["linked"] or tally["copied"]) and local:
+        os.sync()  # they are not synced one by one; the journal must not be ahead of them
     journal.manifest = manifests[0]
     journal.put()
     now_read, now_written = _moved(volumes)
@@ -144,13 +145,13 @@ def forget_merge(out: str) -> None:
     files = Files(out)
     noted = _noted(files)
     if noted.get("source_manifest"):
-        files.put("zmend/merge.json", json.dumps({**noted, "source_manifest": ""}).encode())
+        files.keep(JOURNAL, json.dumps({**noted, "source_manifest": ""}).encode())
 
 
 def _noted(files: Files) -> dict[str, Any]:
     """The journal; one that cannot be read counts as none: all is merged anew."""
     try:
-        noted = json.loads(files.read("zmend/merge.json") or b"{}")
+        noted = json.loads(files.read(JOURNAL) or b"{}")
     except ValueError:
         return {}
     return noted if isinstance(noted, dict) else {}
@@ -300,8 +301,8 @@ class _Journal:
         """Write it; without a manifest it says that a merge is under way."""
         touched = {t.name: dict(sorted(t.done.items())) for t in self.targets}
         noted = {"schema": "zmend-merge/1", "source_manifest": self.manifest, "touched": touched}
-        reach("merge", "merge.json")
-        self.files.put("zmend/merge.json", json.dumps(noted).encode())
+        reach("merge", JOURNAL)
+        self.files.keep(JOURNAL, json.dumps(noted).encode())
         self.written = monotonic()
 
 

@@ -39,6 +39,7 @@ from pipeline.store import (
     open_labels,
     open_overlay,
     open_uncertainty,
+    sweep_beside,
     update_attrs,
 )
 from pipeline.summary import summarise
@@ -72,6 +73,7 @@ def run(
     run_id = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.urandom(3).hex()}"
     ledger = Ledger(out)
     with StoreLock(out) as lock, RunLog(out, run_id, config, on_event) as tell:
+        sweep_beside(out)
         if lock.taken_over:
             sweep(out)
         if asked := failpoint.armed():

@@ -12,6 +12,7 @@ Writes metadata documents only; arrays are made by `Volume.create`, so zarr is n
 
 from __future__ import annotations
 
+import glob
 import json
 import shutil
 from typing import Any, Literal
@@ -206,6 +207,7 @@ def _build(files: Files, source: Volume, mode: Mode, grid: dict[str, Any], extra
     try:
         aside = Files(str(temporary))
         _put_group(aside, source.zarr_format, _fill(aside, source, mode, grid, extra, spread))
+        aside.sync([s.key for s in aside.walk()])
         temporary.rename(path)
     except OSError:
         if _is_free(files):
@@ -215,6 +217,14 @@ def _build(files: Files, source: Volume, mode: Mode, grid: dict[str, Any], extra
         shutil.rmtree(temporary, ignore_errors=True)
     Files(str(path.parent)).sync([path.name])
     return True
+
+
+def sweep_beside(out: str) -> None:
+    """Remove stores that makers who were killed left half-made. One who still makes such a store, since this one was
+    not there yet when it began, finds this one instead."""
+    path = Files(out).local
+    for aside in path.parent.glob(f".{glob.escape(path.name)}.*.partial") if path is not None else ():
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _build_in_place(files: Files, source: Volume, mode: Mode, grid: dict[str, Any], extra: Json, spread: bool) -> bool:
@@ -273,9 +283,9 @@ def _put_group(files: Files, form: int, attributes: Json) -> None:
     name, body = _group(form, attributes)
     reach("attrs", files.uri)
     if form == 2:
-        files.put(".zattrs", json.dumps(attributes, indent=2).encode())
+        files.keep(".zattrs", json.dumps(attributes, indent=2).encode())
     if form == 3 or files.read(name) is None:
-        files.put(name, body)
+        files.keep(name, body)
 
 
 def _group(form: int, attributes: Json) -> tuple[str, bytes]:

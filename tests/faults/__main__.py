@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from tests.faults.harness import Outcome, Stage, World
@@ -65,6 +66,7 @@ def main() -> None:
     words.add_argument("--count", type=int, default=1000)
     words.add_argument("--seed", type=int, default=1)
     words.add_argument("--kind", action="append", choices=sorted(KINDS), help="only this kind; may be given again")
+    words.add_argument("--out", metavar="FILE", help="note each outcome there too, a JSON line each")
     words.add_argument("--keep", metavar="FOLDER", help="keep what was made there")
     asked = words.parse_args()
     outcomes, began = [], time.monotonic()
@@ -72,6 +74,9 @@ def main() -> None:
         folder = Path(asked.keep or temporary)
         for outcome in faults(asked.count, asked.seed, asked.kind or list(KINDS), folder, bool(asked.keep)):
             outcomes.append(outcome)
+            if asked.out:
+                with Path(asked.out).open("a") as file:
+                    file.write(json.dumps(asdict(outcome)) + "\n")
             if outcome.wrong or outcome.again:
                 print(f"seed {outcome.seed} {outcome.kind}: {outcome.what}: {outcome.again} again; " + json.dumps(outcome.wrong[:6]), flush=True)
             if len(outcomes) % 50 == 0:

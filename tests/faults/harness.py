@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import shutil
 import signal
 import time
@@ -51,14 +52,14 @@ class World:
         """Write volume, mask and flags, and let a run pass undisturbed."""
         self.folder.mkdir(parents=True)
         rng = np.random.default_rng(5)
-        fine = (rng.random((10, 96, 96)) * 60 + 60).astype(np.uint8)
-        fine[6] = 0
+        fine = (rng.random((8, 64, 96)) * 60 + 60).astype(np.uint8)
+        fine[5] = 0
         layout = kind("ome05" if self.zarr_format == 3 else "ome04")
         write_volume(self.folder / "raw.zarr", layout, [fine, fine[:, ::2, ::2].copy()], steps=[(1, 2, 2)], chunks=(4, 32, 32))
         mask = np.zeros(fine.shape, np.uint8)
-        mask[3, 20:60, 10:50] = 1
-        save(self.folder / "mask.zarr", mask, (1, 96, 96))
-        rows = [{"z_start": 6, "z_stop": 7, "class": "missing"}, {"z_start": 3, "z_stop": 4, "class": "crack", "mask": "mask.zarr"}]
+        mask[2, 20:60, 10:50] = 1
+        save(self.folder / "mask.zarr", mask, (1, 64, 96))
+        rows = [{"z_start": 5, "z_stop": 6, "class": "missing"}, {"z_start": 2, "z_stop": 3, "class": "crack", "mask": "mask.zarr"}]
         (self.folder / "flags.csv").write_text(dump(rows))
         assert self.undisturbed.settle() == [0], self.undisturbed.said.read_text()
         return self
@@ -108,6 +109,7 @@ class Stage:
         self.out, self.said = self.folder / "disk/out.zarr", self.folder / "said"
         self.config = world.config(self.out)
         self.took_s = 0.0  # of `settle`
+        self.patches: dict[str, Any] = {}  # of its processes, besides the world's
         self.source = world.folder / "raw.zarr"
 
     def start(self, *args: str, faults: str = "", seed: int = 0, power: int | None = None, **env: str) -> Any:
@@ -115,7 +117,7 @@ class Stage:
         asked = ",".join(filter(None, (faults, self.note)))
         env = {ENV: asked, SEED: str(seed), MARKS: str(self.folder / "marks"), **env}
         cut = None if power is None else (self.folder / "disk", power)
-        return child.start(args or ("run", str(self.config), "--json"), self.said, env, {**BASE, **self.world.patches}, cut)
+        return child.start(args or ("run", str(self.config), "--json"), self.said, env, {**BASE, **self.world.patches, **self.patches}, cut)
 
     def run(self, *args: str, **how: Any) -> int:
         """The exit code of a command; a signal is negative."""
@@ -129,7 +131,8 @@ class Stage:
         codes: list[int] = []
         began = time.monotonic()
         while (not codes or codes[-1]) and len(codes) < TURNS:
-            codes.append(self.run())
+            redo = [part for slab in sorted(quarantined(self.out)) for part in ("--redo", slab)] if codes[-1:] == [4] else []
+            codes.append(self.run("run", str(self.config), "--json", *redo))
         self.took_s = time.monotonic() - began
         return codes
 
@@ -150,6 +153,13 @@ class Stage:
 
     def remove(self) -> None:
         shutil.rmtree(self.folder)
+
+
+def visit(stage: Stage, rng: random.Random, *points: str) -> tuple[str, int]:
+    """One of the points, and one of the times that an undisturbed run comes by it."""
+    visits = stage.world.visits
+    point = rng.choice([p for p in points or sorted(visits) if visits[p]])
+    return point, rng.randint(1, visits[point])
 
 
 @dataclass
@@ -193,6 +203,12 @@ def stopped(process: Any) -> bool:
 def finished(out: Path) -> set[str]:
     """The slabs that have a record."""
     return Ledger(str(out)).ids() if out.exists() else set()
+
+
+def quarantined(out: Path) -> set[str]:
+    """The slabs that were left as they were."""
+    records = Ledger(str(out)).records() if out.exists() else ()
+    return {slab for slab, record in records if record is not None and record["quarantined"]}
 
 
 def contents(out: Path) -> dict[str, str]:
@@ -249,9 +265,9 @@ def judged(outcome: Outcome, stage: Stage, before: Sequence[str], kept: set[str]
 
 def settled(outcome: Outcome, stage: Stage) -> Outcome:
     """What a user does after a fault: the same command again, to its end; then the verdict."""
-    before, kept = stage.restored(), finished(stage.out)
+    before, kept = stage.restored(), finished(stage.out) - quarantined(stage.out)
     codes = stage.settle()
-    if codes != [0]:
+    if codes not in ([0], [4, 0]):
         outcome.wrong.append(f"the next runs ended with {codes}: {tail(stage)}")
         return outcome
     return judged(outcome, stage, before, kept)

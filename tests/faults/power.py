@@ -59,7 +59,7 @@ class Power:
         self._leave(self.root, beside, rng, rng.choice([0.0, 0.5, 0.9]), left)
         once = {e.inode for entries in self._folders.values() for e in entries.values() if e is not None}
         for path in [p for p in self.root.rglob("*") if p.is_file()]:
-            if (inode := _inode(path.stat())) in (once & self._synced) - left:  # renamed away, and not yet there
+            if _inode(path.stat()) in (once & self._synced) - left:  # renamed away, and not yet there
                 (to := beside / path.relative_to(self.root)).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(path, to)
 
