@@ -69,7 +69,7 @@ class Disk:
                 do="put the output on a POSIX file system; `zmend doctor PATH` tests one",
             ) from e
         finally:
-            aside.unlink()
+            aside.unlink(missing_ok=True)
         self._sync_folders({path.parent})
         return True
 

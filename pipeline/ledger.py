@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -31,13 +31,14 @@ PACK_AT = 1024  # loose records; fewer stay files that people can read
 class Ledger:
     """The records of one store."""
 
-    def __init__(self, out: str) -> None:
-        self.files = Files(out) / "zmend/records"
+    def __init__(self, out: str, fence: Callable[[], None] = lambda: None) -> None:
+        """fence: asked before records are packed, retired or put aside; raises where the store is another run's."""
+        self.files, self._fence = Files(out) / "zmend/records", fence
 
     @cached_property
     def packs(self) -> Packs:
         """What was packed. Read when first asked for: a worker never does."""
-        return Packs(self.files)
+        return Packs(self.files, self._fence)
 
     @staticmethod
     def key(slab_id: str) -> str:
@@ -73,6 +74,7 @@ class Ledger:
 
     def discard(self, slab_id: str) -> None:
         """Put a record that cannot be read aside: its slab is not done."""
+        self._fence()
         self.files.move(self.key(slab_id), f"spoiled/{slab_id}.{os.urandom(3).hex()}.json")
 
     def ids(self) -> set[str]:
@@ -114,6 +116,7 @@ class Ledger:
         self.packs.append(record for i, record in good if i not in packed)
         for slab_id, _ in good:
             reach("pack", slab_id)
+            self._fence()
             self.files.delete(self.key(slab_id))
         return len(good)
 
@@ -136,11 +139,13 @@ class Ledger:
         gone = {name[:-5] for name in self._retiring()} | set(slab_ids)
         copied = [i for i in sorted(gone) if i in packed]
         for slab_id in copied:
+            self._fence()
             self.files.put(f"retiring/{slab_id}.json", _text(self.get(slab_id)))
         self.files.sync(f"retiring/{slab_id}.json" for slab_id in copied)
         if copied:
             self.packs.append((), withdrawn=copied)
         for slab_id in sorted(gone & loose):
+            self._fence()
             self.files.move(self.key(slab_id), f"retiring/{slab_id}.json")
 
     def retiring(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -153,6 +158,7 @@ class Ledger:
 
     def finish_retiring(self, name: str, run: str) -> None:
         """The chunks are gone: the record becomes history."""
+        self._fence()
         self.files.move(f"retiring/{name}", f"retired/{name[:-5]}.{run}.json")
 
 

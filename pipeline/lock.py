@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,8 +30,9 @@ class StoreLock:
         if self.files.local is not None:
             refuse_links(self.files.local)  # whoever writes holds the lock
         for _ in range(3):
-            if self.files.create(KEY, self._mine):
-                return self
+            with suppress(FileNotFoundError):  # swept away half-made, by one who took it for a dead run's: once more
+                if self.files.create(KEY, self._mine):
+                    return self
             if self._evict():
                 self.taken_over = True
                 return self
@@ -41,6 +43,10 @@ class StoreLock:
     ) -> None:
         if self.files.read(KEY) == self._mine:
             self.files.delete(KEY)
+
+    def held(self) -> None:
+        """Raises StoreLockedError where it was taken for a dead run's: who has slept for long asks before it writes."""
+        still_held(self.files.uri, self.name)
 
     def _evict(self) -> bool:
         """Put this lock in the place of one whose holder is dead; else say who holds it. Raises StoreLockedError."""
@@ -65,7 +71,7 @@ def still_held(out: str, name: str) -> None:
     now = _parse(Files(out).read(KEY) or b"").get("lock")
     if now != name:
         raise StoreLockedError(
-            "the run that this worker works for holds the store no more",
+            "this run holds the store no more",
             where=Files(out).at(KEY),
             why="another run has taken it over" if now else "it has ended",
             do="nothing: what is left is done by the run that holds it, or by the next",

@@ -33,6 +33,7 @@ from pipeline.volume import Volume, Voxels, sha256
 
 Mask = NDArray[np.bool_]
 Progress = Callable[[int, int], None]
+Fence = Callable[[], None]
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -84,31 +85,40 @@ class _Target:
 
 
 def merge(
-    source: Volume, out: str, *, clone: Clone = "auto", progress: Progress | None = None, threads: int = 4
+    source: Volume,
+    out: str,
+    *,
+    clone: Clone = "auto",
+    progress: Progress | None = None,
+    threads: int = 4,
+    fence: Fence = lambda: None,
 ) -> Merged:
     """Bring the merged volume in `out` up to date with its overlay, labels and source.
 
     clone: how untouched chunks come over: "link" hard-links, "copy" copies, "auto" takes the first that works of link,
-    reflink, copy. progress: called with (touched chunks done, of). threads: reading and writing at once.
+    reflink, copy. progress: called with (touched chunks done, of). threads: reading and writing at once. fence: called
+    before whatever is written; raises where the store is another run's by now.
     Raises VolumeError (store of another source, levels that are not whole multiples, links that do not work) and
     MissingChunkError (labels that tell of restored voxels which the overlay lacks), both before any chunk is written.
     """
+    fence()
     adopt(out, source, mode="volume")
     levels = _levels(source, out)
     targets = list(_targets(levels, out))
-    work = _Work(open_overlay(out), open_labels(out), targets, progress or (lambda done, of: None))
+    work = _Work(open_overlay(out), open_labels(out), targets, progress or (lambda done, of: None), fence)
     volumes = [work.overlay, work.labels, *(v.source for v in levels), *(t.out for t in targets)]
     read, written = _moved(volumes)
     manifests, tally, local = [], work.tally, Files(out).local is not None
     with ThreadPoolExecutor(threads if local else max(threads, PROBES)) as pool:
         work.find_touched(pool)
-        journal = _Journal(out, targets)
+        journal = _Journal(out, targets, fence)
         journal.put()  # from here to the end the store says that it is not merged
         for target in targets:
             work.rewrite(target, pool, threads, journal)
             if target.is_image:
-                manifests.append(_clone(target, clone, pool, tally))
+                manifests.append(_clone(target, clone, pool, tally, fence))
             else:
+                fence()
                 _erase_stale(target)
     if (tally["linked"] or tally["copied"]) and local:
         os.sync()  # they are not synced one by one; the journal must not be ahead of them
@@ -290,8 +300,8 @@ def audit(source: Volume, out: str, level: int, box: Box) -> tuple[int, int]:
 class _Journal:
     """zmend/merge.json: which touched chunks are written, from which inputs; so that a second merge skips them."""
 
-    def __init__(self, out: str, targets: Sequence[_Target]) -> None:
-        self.files, self.targets, self.manifest = Files(out), targets, ""
+    def __init__(self, out: str, targets: Sequence[_Target], fence: Fence) -> None:
+        self.files, self.targets, self.manifest, self.fence = Files(out), targets, "", fence
         self.written = monotonic()
         before = _noted(self.files).get("touched", {})
         for target in targets:
@@ -302,6 +312,7 @@ class _Journal:
         touched = {t.name: dict(sorted(t.done.items())) for t in self.targets}
         noted = {"schema": "zmend-merge/1", "source_manifest": self.manifest, "touched": touched}
         reach("merge", JOURNAL)
+        self.fence()
         self.files.keep(JOURNAL, json.dumps(noted).encode())
         self.written = monotonic()
 
@@ -322,6 +333,7 @@ class _Work:
     labels: Volume
     targets: Sequence[_Target]
     progress: Progress
+    fence: Fence
     tally: Counter[str] = field(default_factory=Counter)
     marks: dict[Box, str] = field(default_factory=dict)  # label chunk: fingerprint of it and of the overlay's
     told: int = 0
@@ -379,6 +391,7 @@ class _Work:
         inputs = self._inputs(target, box, chunks)
         reach("pyramid" if target.level.finer else "merge", f"{target.name} {box}")
         if target.done.get(_name(cell)) != _now(target.out, cell, inputs):
+            self.fence()
             target.out.write(box, self._made(target, box, chunks, seen))
         return _now(target.out, cell, inputs)
 
@@ -475,7 +488,7 @@ def _spread(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T]
 # --- cloning
 
 
-def _clone(target: _Target, clone: Clone, pool: ThreadPoolExecutor, tally: Counter[str]) -> str:
+def _clone(target: _Target, clone: Clone, pool: ThreadPoolExecutor, tally: Counter[str], fence: Fence) -> str:
     """Link or copy every chunk that is not touched, remove what the source lacks; returns the source's manifest."""
     level, digest, kept = target.level, hashlib.sha256(), 0
 
@@ -490,15 +503,17 @@ def _clone(target: _Target, clone: Clone, pool: ThreadPoolExecutor, tally: Count
     rest = untouched()
     size = BATCH if level.out.files.local is not None else 1
     batches = iter(lambda: list(islice(rest, size)), [])
-    for counts in _spread(pool, lambda batch: _clone_batch(level, batch, clone), batches):
+    for counts in _spread(pool, lambda batch: _clone_batch(level, batch, clone, fence), batches):
         tally.update(counts)
+    fence()
     _sweep(target, kept)
     return digest.hexdigest()
 
 
-def _clone_batch(level: _Level, batch: list[Stored], clone: Clone) -> Counter[str]:
+def _clone_batch(level: _Level, batch: list[Stored], clone: Clone, fence: Fence) -> Counter[str]:
     counts: Counter[str] = Counter()
     reach("merge", f"{len(batch)} chunks of level {level.out.level}")
+    fence()
     for stored, how in bring(level.source.files, level.out.files, batch, clone):
         counts[how] += 1
         counts["bytes"] += stored.size if how == "copied" else 0

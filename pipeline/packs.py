@@ -8,7 +8,7 @@ row withdraws it, or tells it anew. A pack that does not hash to its name is not
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from hashlib import sha256
 
@@ -27,8 +27,8 @@ FIRST = "0" * 64  # what the first pack names as the one before it
 class Packs:
     """The packed records of one store. One process writes: the holder of the store's lock."""
 
-    def __init__(self, records: Files) -> None:
-        self._records, self.files = records, records / "packs"
+    def __init__(self, records: Files, fence: Callable[[], None] = lambda: None) -> None:
+        self._records, self.files, self._fence = records, records / "packs", fence
         self._names: list[str] | None = None  # None: not read yet
         self._ids, self._at = Ids(np.empty(0, f"S{WIDTH}")), np.empty((0, 2), np.int64)
         self.damaged: list[str] = []  # names of those that are not what they are named after
@@ -63,6 +63,7 @@ class Packs:
             number, before = self._end()
             raw = write([r for r in part if isinstance(r, dict)], [r for r in part if isinstance(r, str)], before)
             reach("pack", f"pack {number}")
+            self._fence()
             self.files.create(f"{number:08d}-{sha256(raw).hexdigest()}.parquet", raw)
             self._names = None
 
@@ -70,6 +71,7 @@ class Packs:
         """Put packs that cannot be believed aside; returns their names."""
         self._listed()
         for name in self.damaged:
+            self._fence()
             self._records.move(f"packs/{name}", f"spoiled/{name}")
         self._names = None
         return self.damaged

@@ -21,12 +21,12 @@ from pipeline.attempts import Attempts, OnEvent, in_words
 from pipeline.box import ZYX, Box
 from pipeline.cluster import memory_per_worker, reap, threads_per_worker, visible_gpus
 from pipeline.crew import Crew
-from pipeline.errors import Interrupted, PlanChangedError, UsageError
+from pipeline.errors import Interrupted, PlanChangedError, StoreLockedError, UsageError
 from pipeline.ids import Ids
 from pipeline.job import Proposal, bound, current_plan, install, make_store, open_job
 from pipeline.kin import kin
 from pipeline.ledger import Ledger, sweep
-from pipeline.lock import StoreLock
+from pipeline.lock import StoreLock, still_held
 from pipeline.merge import forget_merge, merge, read_merge, source_manifest
 from pipeline.plan import Slab
 from pipeline.recipe import Recipe
@@ -71,11 +71,11 @@ def run(
     config, plan, out = proposal.config, proposal.plan, proposal.config.output.path
     make_store(proposal)
     run_id = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.urandom(3).hex()}"
-    ledger = Ledger(out)
     with StoreLock(out) as lock, RunLog(out, run_id, config, on_event) as tell:
         sweep_beside(out)
         if lock.taken_over:
             sweep(out)
+        ledger = Ledger(out, lock.held)
         if asked := failpoint.armed():
             tell({"kind": "warning", "text": f"this run is made to fail: {failpoint.ENV}={asked}"})
         named = _named(redo, ledger)
@@ -98,6 +98,7 @@ def run(
                 raise Interrupted("stopped before the first slab", where=out, why="asked to", do=GO_ON)
             retired = _supersede(proposal, ledger, run_id, named) - kept
             todo = plan.slabs.but(ledger.done())
+            lock.held()
             if todo or retired or kept:
                 forget_merge(out)  # until it is merged again, the merged volume is not the overlay's
             begun = {"slabs": len(plan.slabs), "todo": len(todo), "retired": retired, "kept": kept}
@@ -115,7 +116,7 @@ def run(
                 do=GO_ON,
             )
         if config.output.mode == "volume":
-            moved += _merge(proposal, tell, stop)
+            moved += _merge(proposal, tell, stop, lock)
         summary = summarise(plan, ledger, run_id, out, moved, time.perf_counter() - began)
         tell({"kind": "end", **summary})
     return summary
@@ -191,8 +192,11 @@ def _certify(crew: Crew, proposal: Proposal, post: Post) -> None:
             rows.append(row)
             crew.tell({"kind": "certificate", "done": len(rows), "of": len(slabs)})
         attempts.finish(strict=True)
+        still_held(out, post.lock)
         if len(rows) == len(slabs):  # else asked to stop
             certificate.write(out, certificate.summarise(bound(plan), asked, rows, why))
+    except StoreLockedError:
+        raise
     except Exception as error:
         certificate.write(out, certificate.summarise(bound(plan), asked, [], in_words(error), failed=True))
 
@@ -272,7 +276,7 @@ def _code(start: Sequence[int], shape: ZYX) -> int:
     return (int(start[0]) * shape[1] + int(start[1])) * shape[2] + int(start[2])
 
 
-def _merge(proposal: Proposal, tell: OnEvent, stop: Stop) -> Counter[str]:
+def _merge(proposal: Proposal, tell: OnEvent, stop: Stop, lock: StoreLock) -> Counter[str]:
     def progress(done: int, of: int) -> None:
         if stop.requested:
             raise Interrupted(f"stopped while merging: {done} of {of} chunks done", where=out, why="asked to", do=GO_ON)
@@ -280,7 +284,7 @@ def _merge(proposal: Proposal, tell: OnEvent, stop: Stop) -> Counter[str]:
 
     out = proposal.config.output.path
     tell({"kind": "merge", "done": 0, "of": 0})
-    merged = merge(proposal.source, out, clone=proposal.config.output.clone, progress=progress)
+    merged = merge(proposal.source, out, clone=proposal.config.output.clone, progress=progress, fence=lock.held)
     return Counter(bytes_read=merged.bytes_read, bytes_written=merged.bytes_written)
 
 
@@ -296,12 +300,13 @@ def remerge(out: str, config_clone: str = "auto", on_event: OnEvent = lambda _: 
             do="run it to its end first: zmend run zmend.yaml",
         )
     job = open_job(out, plan.hash)
-    with StoreLock(out):
+    with StoreLock(out) as lock:
         merged = merge(
             job.source,
             out,
             clone=config_clone,  # type: ignore[arg-type]
             progress=lambda done, of: on_event({"kind": "merge", "done": done, "of": of}),
+            fence=lock.held,
         )
     return {
         "output": out,

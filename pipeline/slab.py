@@ -336,7 +336,8 @@ def chunks(slab: Slab, job: Job, result: Result) -> Iterator[Content]:
 
 
 def restore(slab: Slab, job: Job, *, run: str, on_step: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """Compute, write, record. Returns the record; on_step is told read|wait|restore|write|record as each begins."""
+    """Compute, write, record. Returns the record; on_step is told read|wait|restore|write|record as each begins,
+    and chunk before each chunk of an array."""
     began = time.perf_counter()
     if (record := job.ledger.loose(slab.id)) is not None:  # by a copy, or before a worker died with the answer
         return record
@@ -373,7 +374,7 @@ def _store(
     """Write what was decided, then the record."""
     computed = time.perf_counter()
     on_step("write")
-    written = [(content.box, _write(content, job)) for content in chunks(slab, job, result)]
+    written = [(content.box, _write(content, job, on_step)) for content in chunks(slab, job, result)]
     on_step("record")
     counts = np.bincount(result.labels.ravel(), minlength=6)
     record = {
@@ -397,11 +398,15 @@ def _store(
     return record
 
 
-def _write(content: Content, job: Job) -> list[Written]:
+def _write(content: Content, job: Job, on_step: Callable[[str], None]) -> list[Written]:
     """Overlay, labels and, where voxels were restored and a spread is asked for, the spread."""
-    written = [job.overlay.write(content.box, content.sections), job.labels.write(content.box, content.labels)]
+    parts = [(job.overlay, content.sections), (job.labels, content.labels)]
     if job.uncertainty is not None and content.counts is not None:
-        written.append(job.uncertainty.write(content.box, content.counts))
+        parts.append((job.uncertainty, content.counts))
+    written = []
+    for array, voxels in parts:
+        on_step("chunk")
+        written.append(array.write(content.box, voxels))
     return written
 
 

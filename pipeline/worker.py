@@ -177,11 +177,12 @@ def _lane(post: Post) -> Iterator[None]:
 
 
 def _fenced(clock: Clock, post: Post) -> Callable[[str], None]:
-    """The clock, which also sees to it before anything is written that the store is still this run's."""
+    """The clock, which also sees to it before each chunk and the record that the store is still this run's."""
 
     def step(name: str) -> None:
-        clock(name)
-        if post.lock and name in ("write", "record"):
+        if name != "chunk":
+            clock(name)
+        if post.lock and name in ("chunk", "record"):
             still_held(post.out, post.lock)
 
     return step

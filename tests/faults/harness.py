@@ -15,7 +15,7 @@ import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -252,25 +252,26 @@ def compared(stage: Stage) -> list[str]:
     return unlike(contents(stage.out), stage.world.wanted) + leftovers(stage)
 
 
-def judged(outcome: Outcome, stage: Stage, before: Sequence[str], kept: set[str]) -> Outcome:
+def judged(outcome: Outcome, stage: Stage, before: Sequence[str], kept: set[str], left: Set[str] = frozenset()) -> Outcome:
     """Count the work that was done twice, and compare. before: what was restored when the fault was over; kept: the
-    slabs that had a good record then."""
+    slabs that had a good record then; left: those that were left as they were."""
     after = stage.restored()[len(before) :]
     outcome.slabs = len(stage.world.slabs)
     outcome.again += sum(slab in kept for slab in after)
-    outcome.in_hand += sum(slab in set(before) - kept for slab in after)
+    outcome.in_hand += sum(slab in set(before) - kept - left for slab in after)
     outcome.wrong += compared(stage)
     return outcome
 
 
 def settled(outcome: Outcome, stage: Stage) -> Outcome:
     """What a user does after a fault: the same command again, to its end; then the verdict."""
-    before, kept = stage.restored(), finished(stage.out) - quarantined(stage.out)
+    before, left = stage.restored(), quarantined(stage.out)
+    kept = finished(stage.out) - left
     codes = stage.settle()
     if codes not in ([0], [4, 0]):
         outcome.wrong.append(f"the next runs ended with {codes}: {tail(stage)}")
         return outcome
-    return judged(outcome, stage, before, kept)
+    return judged(outcome, stage, before, kept, left)
 
 
 def tail(stage: Stage) -> str:

@@ -26,8 +26,9 @@ def _some(rng: random.Random, stage: Stage, *patterns: str) -> Path:
 
 def chunk(stage: Stage, rng: random.Random) -> tuple[Path, int]:
     """A chunk of the overlay, the labels or the merged volume, touched or not, of any level."""
-    arrays = ("zmend/overlay", "labels/synthetic/0", "labels/synthetic/1", "0", "1")
-    return _some(rng, stage, *(f"{rng.choice(arrays)}{below}" for below in ("/c/*/*/*", "/[0-9]*/*/*"))), 1
+    arrays = ["zmend/overlay", "labels/synthetic/0", "labels/synthetic/1", "0", "1"]
+    array = rng.choice([a for a in arrays if any(p.is_dir() for p in (stage.out / a).iterdir())])
+    return _some(rng, stage, f"{array}/c/*/*/*", f"{array}/[0-9]*/*/*"), 1
 
 
 def record(stage: Stage, rng: random.Random) -> tuple[Path, int]:
