@@ -15,8 +15,11 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from tests.faults.clusters import KINDS as SLOW
 from tests.faults.harness import Outcome, Stage, World
-from tests.faults.kinds import KINDS
+from tests.faults.kinds import KINDS as QUICK
+
+KINDS = QUICK | {name: (1, play) for name, play in SLOW.items()}  # with weights
 
 
 def worlds(folder: Path) -> list[World]:
@@ -66,13 +69,15 @@ def main() -> None:
     words.add_argument("--count", type=int, default=1000)
     words.add_argument("--seed", type=int, default=1)
     words.add_argument("--kind", action="append", choices=sorted(KINDS), help="only this kind; may be given again")
+    words.add_argument("--quick", action="store_true", help="only the kinds without clusters")
+    words.add_argument("--slow", action="store_true", help="only those with clusters")
     words.add_argument("--out", metavar="FILE", help="note each outcome there too, a JSON line each")
     words.add_argument("--keep", metavar="FOLDER", help="keep what was made there")
     asked = words.parse_args()
     outcomes, began = [], time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(asked.keep or temporary)
-        for outcome in faults(asked.count, asked.seed, asked.kind or list(KINDS), folder, bool(asked.keep)):
+        for outcome in faults(asked.count, asked.seed, asked.kind or list(QUICK if asked.quick else SLOW if asked.slow else KINDS), folder, bool(asked.keep)):
             outcomes.append(outcome)
             if asked.out:
                 with Path(asked.out).open("a") as file:

@@ -34,7 +34,7 @@ from tests.stores import kind, write_volume
 
 TURNS = 6  # runs after a fault; who needs more never ends
 PATIENCE_S = 120.0
-RUN = ("run", "seconds", "digest")  # of a record: what tells of the run, not of the slab
+RUN = ("run", "plan", "seconds", "digest")  # of a record: its history, not the slab
 BASE: dict[str, Any] = {"pipeline.attempts.BASE_S": 0.002}  # what passes, passes at once here
 
 
