@@ -1,6 +1,8 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
 DEMO := demo-out
+COUNT := 1000
+SEED := 1
 
 help:  ## print the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -20,6 +22,9 @@ demo: env  ## mend a small phantom from end to end (CPU) and show the picture
 test: env  ## run the tests
 	$(PY) -m pytest -n 2 --dist loadfile
 
+faults: env  ## play seeded faults: 1,000 take an hour (COUNT=50 SEED=1)
+	$(PY) -m tests.faults --count $(COUNT) --seed $(SEED)
+
 check: env  ## ruff, mypy --strict, import contracts
 	.venv/bin/ruff check .
 	.venv/bin/mypy
@@ -34,4 +39,4 @@ docs: env  ## build the pages of docs/ into build/docs
 clean:  ## remove what the targets made
 	rm -rf .venv $(DEMO) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help env demo test check bench docs clean
+.PHONY: help env demo test faults check bench docs clean

@@ -32,7 +32,7 @@ class Ledger:
     """The records of one store."""
 
     def __init__(self, out: str, fence: Callable[[], None] = lambda: None) -> None:
-        """fence: asked before records are packed, retired or put aside; raises where the store is another run's."""
+        """fence: asked before records are made, packed, retired or put aside; raises where the store is another run's."""
         self.files, self._fence = Files(out) / "zmend/records", fence
 
     @cached_property
@@ -90,6 +90,7 @@ class Ledger:
         """Create the record durably, unless it exists: then nothing happens and False is returned."""
         body = json.loads(json.dumps({"schema": SCHEMA, **record}))  # as it will be read back: tuples are lists
         reach("record", record["slab"])
+        self._fence()
         return self.files.create(self.key(record["slab"]), _text(body))
 
     def done(self) -> Ids:
