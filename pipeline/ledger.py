@@ -32,7 +32,7 @@ class Ledger:
     """The records of one store."""
 
     def __init__(self, out: str, fence: Callable[[], None] = lambda: None) -> None:
-        """fence: asked before records are made, packed, retired or put aside; raises where the store is another run's."""
+        """fence: asked before a record is made, packed, retired or put aside; raises if the store is another run's."""
         self.files, self._fence = Files(out) / "zmend/records", fence
 
     @cached_property
