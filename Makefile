@@ -13,7 +13,7 @@ env: .venv/.done  ## make .venv with everything that is needed
 	$(PY) -m pip install -q --upgrade 'pip>=24'
 	# torch first and alone: a range would draw the CUDA build, gigabytes that a CPU cannot use
 	$(PY) -m pip install -q -c constraints.txt torch==2.13.0
-	$(PY) -m pip install -q -c constraints.txt -e '.[dev,remote]'
+	$(PY) -m pip install -q -c constraints.txt -e '.[dev,remote,view]'
 	touch $@
 
 demo: env  ## mend a small phantom from end to end (CPU) and show the picture

@@ -96,7 +96,7 @@ class Volume:
 
         `about`: what else the attribute `zmend` of the array says.
 
-        Chunks are zstd level 1 with a checksum: zarr's default codecs do not notice a flipped bit.
+        Chunks are zstd level 1 with a checksum: zarr's default codecs do not notice a flipped bit. Zarr v2: see Blind.
         Raises VolumeError where something is there already, or where shape, chunks, shards and type do not go together.
         """
         files = Files(str(uri))
@@ -112,7 +112,7 @@ class Volume:
             dtype=np.dtype(dtype),
             chunks=chunks,
             shards=shards,
-            compressors=ZstdCodec(level=1, checksum=True) if zarr_format == 3 else Zstd(level=1, checksum=True),
+            compressors=ZstdCodec(level=1, checksum=True) if zarr_format == 3 else Zstd(level=1),
             filters=None,
             fill_value=0,
             zarr_format=zarr_format,

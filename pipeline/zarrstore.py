@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from zarr.abc.store import ByteRequest, Store
@@ -68,4 +69,14 @@ class Blind(Counted):
     blind = False  # until the metadata is read
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        return None if self.blind else await super().get(key, prototype, byte_range)
+        found = None if self.blind else await super().get(key, prototype, byte_range)
+        return found if found is None or key.rpartition("/")[2] != ".zarray" else _summed(found, prototype)
+
+
+def _summed(document: Buffer, prototype: BufferPrototype) -> Buffer:
+    """A document of Zarr v2 to write by: zstd with a checksum. It is not to be told in the store, for tensorstore and
+    zarrs refuse an array whose compressor has the key `checksum`; a frame says itself that it has one, and all look."""
+    doc = json.loads(document.to_bytes())
+    if (doc.get("compressor") or {}).get("id") == "zstd":
+        doc["compressor"]["checksum"] = True
+    return prototype.buffer.from_bytes(json.dumps(doc).encode())

@@ -271,7 +271,7 @@ def test_created_arrays_say_what_they_are(zarr_format: int, shards: Any, tmp_pat
     assert tuple(names) == ("z", "y", "x") and array.fill_value == 0
     assert Volume.open(tmp_path / "v").voxel_nm == VOXEL_NM
     doc = (tmp_path / "v" / ("zarr.json" if zarr_format == 3 else ".zarray")).read_text()
-    assert '"checksum": true' in doc
+    assert ('"checksum": true' in doc) == (zarr_format == 3), "tensorstore refuses it in Zarr v2: see Blind"
 
 
 @pytest.mark.parametrize(
