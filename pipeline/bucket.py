@@ -42,18 +42,12 @@ class Bucket:
         return "/".join(part for part in (self.prefix, key) if part)
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes | None:
-        found = self._get(key, start, stop)
-        return found and found[0]
-
-    def _get(self, key: str, start: int = 0, stop: int | None = None) -> tuple[bytes, str] | None:
-        """Bytes and ETag."""
         span: Any = {"offset": start} if stop is None else (start, stop)
         options: Any = {"range": span} if start or stop is not None else None
 
-        def get() -> tuple[bytes, str] | None:
+        def get() -> bytes | None:
             with self._absent_is_none():
-                found = obstore.get(self.store, self._at(key), options=options)
-                return bytes(found.bytes()), found.meta["e_tag"] or ""
+                return bytes(obstore.get(self.store, self._at(key), options=options).bytes())
             return None
 
         return self._do("read", key, get)
@@ -79,23 +73,12 @@ class Bucket:
         self._do("write", key, lambda: obstore.put(self.store, self._at(key), data, use_multipart=False))
 
     def create(self, key: str, data: bytes) -> bool:
-        return self._put_if(key, data, "create")
-
-    def swap(self, key: str, old: bytes, new: bytes) -> bool:
-        found = self._get(key)
-        return found is not None and found[0] == old and self._put_if(key, new, {"e_tag": found[1]})
-
-    def _put_if(self, key: str, data: bytes, mode: Any) -> bool:
-        """A conditional PUT. One whose answer was lost may have been carried out: then the object there is ours."""
-
         def put() -> bool:
-            with self._absent_is_none():
-                try:
-                    obstore.put(self.store, self._at(key), data, mode=mode, use_multipart=False)
-                    return True
-                except (AlreadyExistsError, PreconditionError):
-                    return self.read(key) == data
-            return False
+            try:
+                obstore.put(self.store, self._at(key), data, mode="create", use_multipart=False)
+                return True
+            except (AlreadyExistsError, PreconditionError):
+                return self.read(key) == data  # one whose answer was lost was carried out: then it is ours
 
         return self._do("write", key, put)
 

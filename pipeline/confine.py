@@ -28,7 +28,11 @@ def refuse_links(root: Path) -> None:
 
 
 def _links(folder: Path, depth: int) -> Iterator[Path]:
-    with os.scandir(folder) as entries:
+    try:
+        scanned = os.scandir(folder)
+    except FileNotFoundError:  # whoever holds the store may remove folders; who waits for it sees none
+        return
+    with scanned as entries:
         below = [e for e in entries if e.is_dir()]
     yield from (Path(e.path) for e in below if e.is_symlink())
     for entry in below if depth > 1 else ():

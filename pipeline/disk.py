@@ -6,7 +6,6 @@ import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -72,20 +71,6 @@ class Disk:
             aside.unlink(missing_ok=True)
         self._sync_folders({path.parent})
         return True
-
-    def swap(self, key: str, old: bytes, new: bytes) -> bool:
-        path = Path(self._at(key))
-        stale = path.with_name(f".{path.name}.stale.{uuid4().hex}.partial")
-        with suppress(FileNotFoundError):
-            path.rename(stale)
-            try:
-                if stale.read_bytes() != old:  # another was faster, and this is its fresh one
-                    os.link(stale, path)
-                    return False
-            finally:
-                stale.unlink()
-            return self.create(key, new)
-        return False
 
     def _aside(self, key: str, data: bytes) -> tuple[Path, Path]:
         """The path of a key, and a durable file beside it that holds the data."""

@@ -99,10 +99,6 @@ class Files:
         """
         return self._objects.create(key, data)
 
-    def swap(self, key: str, old: bytes, new: bytes) -> bool:
-        """Replace an object that still is `old` by `new`; False where it no longer is."""
-        return self._objects.swap(key, old, new)
-
     def move(self, key: str, to: str) -> None:
         """Give an object another key. On an object store it is copied, then deleted: a kill leaves both."""
         self._objects.move(key, to)

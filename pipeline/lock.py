@@ -6,6 +6,7 @@ import json
 import os
 import socket
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -33,9 +34,9 @@ class StoreLock:
             with suppress(FileNotFoundError):  # swept away half-made, by one who took it for a dead run's: once more
                 if self.files.create(KEY, self._mine):
                     return self
-            if self._evict():
-                self.taken_over = True
-                return self
+                if self._evict(KEY):
+                    self.taken_over = True
+                    return self
         raise StoreLockedError("the store's lock keeps changing hands", where=self.files.at(KEY), do="run again")
 
     def __exit__(
@@ -48,20 +49,34 @@ class StoreLock:
         """Raises StoreLockedError where it was taken for a dead run's: who has slept for long asks before it writes."""
         still_held(self.files.uri, self.name)
 
-    def _evict(self) -> bool:
-        """Put this lock in the place of one whose holder is dead; else say who holds it. Raises StoreLockedError."""
-        raw = self.files.read(KEY)
+    def _evict(self, key: str) -> bool:
+        """Put this lock in the place of one whose holder is dead; else say who holds it. Raises StoreLockedError.
+
+        A dead one's lock is replaced under a lock of its own, named after what is replaced: so one at a time looks once
+        more and replaces, what is there never is absent for a moment, and who comes late finds something else there.
+        Whoever was killed in the middle of that is evicted in the same way.
+        """
+        raw = self.files.read(key)
         if raw is None:
             return False
         holder = _parse(raw)
         if (holder.get("host") != socket.gethostname() or _alive(holder)) and not _requeued_since(holder):
             raise StoreLockedError(
                 f"the store is locked by process {holder.get('pid')} on {holder.get('host')}",
-                where=self.files.at(KEY),
+                where=self.files.at(key),
                 why="another run is writing here; two runs would do the same slabs twice",
                 do="wait for it, or, if you know that it is dead on its other host, delete the file named above",
             )
-        return self.files.swap(KEY, raw, self._mine)
+        guard = f"{KEY}.{sha256(raw).hexdigest()[:16]}"
+        if not self.files.create(guard, self._mine) and not self._evict(guard):
+            return False
+        try:
+            if self.files.read(key) != raw:
+                return False
+            self.files.keep(key, self._mine)
+            return True
+        finally:
+            self.files.delete(guard)
 
 
 def still_held(out: str, name: str) -> None:
@@ -114,7 +129,8 @@ def _me() -> dict[str, Any]:
 
 def _alive(holder: dict[str, Any]) -> bool:
     """Whether this very process still runs: the pid alone may have been given to another."""
-    return _started(int(holder.get("pid", -1))) == holder.get("started")
+    pid = holder.get("pid")
+    return isinstance(pid, int) and _started(pid) == holder.get("started")
 
 
 def _started(pid: int) -> str:

@@ -30,9 +30,6 @@ class Objects(Protocol):
     def create(self, key: str, data: bytes) -> bool:
         """Write an object whole and durable, unless one is there: then nothing happens and False is returned."""
 
-    def swap(self, key: str, old: bytes, new: bytes) -> bool:
-        """Replace an object that still is `old`; False where it no longer is."""
-
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens where there is none."""
 

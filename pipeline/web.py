@@ -50,9 +50,6 @@ class Web:
     def create(self, key: str, data: bytes) -> bool:
         raise self._no_output()
 
-    def swap(self, key: str, old: bytes, new: bytes) -> bool:
-        raise self._no_output()
-
     def move(self, key: str, to: str) -> None:
         raise self._no_output()
 

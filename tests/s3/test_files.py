@@ -82,22 +82,6 @@ def test_create_has_one_winner_of_sixteen(place: str) -> None:
     assert files.read("r/record") == str(won.index(True)).encode()
 
 
-def test_swap_has_one_winner_of_sixteen_and_wants_what_is_there(place: str) -> None:
-    files, gate = Files(place), Barrier(16)
-    assert not files.swap("lock", b"old", b"new"), "nothing is there"
-    files.create("lock", b"old")
-    assert not files.swap("lock", b"other", b"new")
-
-    def race(n: int) -> bool:
-        gate.wait()
-        return files.swap("lock", b"old", str(n).encode())
-
-    with ThreadPoolExecutor(16) as pool:
-        won = list(pool.map(race, range(16)))
-    assert sum(won) == 1
-    assert files.read("lock") == str(won.index(True)).encode()
-
-
 def test_records_are_created_once_retired_and_put_aside(place: str) -> None:
     ledger = Ledger(place)
     assert ledger.ids() == set()
