@@ -157,14 +157,19 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def load_network(path: Path, card: Card) -> AnisoUNet3D:
-    """The network with its weights, in evaluation mode, on the CPU. Refuses what does not match the card, and NaN."""
+def check_weights(path: Path, card: Card) -> None:
+    """Raises CheckpointError where the weights are not those of the card."""
     found = sha256_of(path)
     if found != card.sha256:
         raise CheckpointError(
             f"{path}: sha256 is {found}, its card says {card.sha256}: the file was damaged or replaced. "
             "Copy weights and card again from the same place."
         )
+
+
+def load_network(path: Path, card: Card) -> AnisoUNet3D:
+    """The network with its weights, in evaluation mode, on the CPU. Refuses what does not match the card, and NaN."""
+    check_weights(path, card)
     # torch takes seconds to import; a card must not
     import torch
     from safetensors import SafetensorError

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model import batches, guard
-from model.checkpoint import Card, load_network, locate, read_card
+from model.checkpoint import Card, check_weights, load_network, locate, read_card
 from model.device import DeviceError, resolve
 from model.noise import normal
 from model.sampler import Sampler, ensemble
@@ -109,6 +109,10 @@ class DiffusionRestorer:
         compiled = ["compile"] if self._compile else []  # left out where it is off: older digests stay
         text = json.dumps([self._card.sha256, VERSION, asdict(self._sampler), *compiled], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def check_weights(self) -> None:
+        """Raises CheckpointError where the weights file is not the one that the digest is of. Reads all of it."""
+        check_weights(self._path, self._card)
 
     def device(self) -> str:
         """The kind of device that it computes on here, cpu or cuda. Loads the network; raises RestorerError."""

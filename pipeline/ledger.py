@@ -68,7 +68,7 @@ class Ledger:
             said = record.pop("digest")
         except (ValueError, KeyError, AttributeError, TypeError) as e:
             raise _bad_record(where, f"{type(e).__name__}: {e}") from e
-        if said != digest(record) or record["slab"] != slab_id:
+        if said != digest(record) or record["slab"] != slab_id or raw != _text(record):
             raise _bad_record(where, "its content does not hash to what it says")
         return record
 

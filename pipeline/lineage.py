@@ -12,6 +12,8 @@ from pipeline.errors import VolumeError, ZmendError
 from pipeline.lock import holder
 from pipeline.merge import read_merge, source_manifest
 from pipeline.plan import Plan, Slab
+from pipeline.restorer import proven
+from pipeline.seal import broken, changed, documents
 from pipeline.slab import Job, look
 
 
@@ -37,6 +39,9 @@ def finished(out: str, plan: Plan, records: dict[str, Any], spoiled: list[str], 
         late.append("the overlay was never merged: run again, or zmend merge")
     if who := holder(out):
         late.insert(0, f"{who} is at work here: verify when it has ended")
+    if not late and broken(out):
+        late.append("its last run was killed before it sealed the store: run again")
+        check.early = "the run has not ended"
     if late and not spoiled and merge is None:  # once merged, every slab had its record
         check.early = f"the run has not ended, {len(records)} of {len(plan.slabs)} slabs are done"
     check.findings += late + job.ledger.packs.faults()
@@ -49,11 +54,20 @@ def finished(out: str, plan: Plan, records: dict[str, Any], spoiled: list[str], 
     return check
 
 
+def sealed(out: str) -> Check:
+    """No document differs from when the store was sealed, in any byte."""
+    check = Check("seal", [f"{key} is not what it was when the store was sealed" for key in changed(out)])
+    check.detail = f"{len(documents(out))} documents"
+    return check
+
+
 def inputs(plan: Plan, job: Job) -> Check:
-    """The source still is what the plan was made for."""
+    """The source still is what the plan was made for, and the weights are what their digest says."""
     check = Check("inputs")
     if job.source.fingerprint() != plan.header["source"]["fingerprint"]:
         check.findings.append("the source's metadata changed since the plan")
+    if (refused := proven(job.restorer)) is not None:
+        check.findings.append(f"the weights: {refused}")
     check.detail = f"source {plan.header['source']['fingerprint'][:12]}, weights {job.needs.digest[:12]}"
     return check
 

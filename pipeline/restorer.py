@@ -99,6 +99,13 @@ class Restorer(Protocol):
         """
 
 
+class ProvenRestorer(Restorer, Protocol):
+    """A restorer whose digest is of files that it reads later."""
+
+    def check_weights(self) -> None:
+        """Reads them, and raises ValueError or OSError where they are not what the digest says."""
+
+
 class SpreadRestorer(Restorer, Protocol):
     """A restorer that can also say how sure it is; `needs` says spread: False where its settings allow no ensemble."""
 
@@ -178,6 +185,15 @@ def load(recipe: Recipe, voxel_nm: NM | None, *, threads: int = 0) -> tuple[Rest
     _check_voxel_size(answers, voxel_nm, path)
     _check_spread(recipe, able, path)
     return made, needs
+
+
+def proven(restorer: Restorer) -> str | None:
+    """What is wrong with the files that a restorer would read; None: nothing, or it reads none."""
+    try:
+        getattr(restorer, "check_weights", lambda: None)()
+    except (ValueError, OSError) as error:
+        return str(error).splitlines()[0]
+    return None
 
 
 def _make(path: str, recipe: Recipe, voxel_nm: NM | None, threads: int) -> Restorer:

@@ -32,6 +32,7 @@ from pipeline.plan import Slab
 from pipeline.recipe import Recipe
 from pipeline.restorer import Needs
 from pipeline.runlog import RunLog
+from pipeline.seal import Seal
 from pipeline.selftest import golden
 from pipeline.store import (
     drop_uncertainty,
@@ -71,7 +72,11 @@ def run(
     config, plan, out = proposal.config, proposal.plan, proposal.config.output.path
     make_store(proposal)
     run_id = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.urandom(3).hex()}"
-    with StoreLock(out) as lock, RunLog(out, run_id, config, on_event) as tell:
+    with (
+        StoreLock(out) as lock,
+        RunLog(out, run_id, config, on_event) as tell,
+        Seal(out, tell, lock.held),
+    ):
         sweep_beside(out)
         if lock.taken_over:
             sweep(out)
@@ -300,7 +305,7 @@ def remerge(out: str, config_clone: str = "auto", on_event: OnEvent = lambda _: 
             do="run it to its end first: zmend run zmend.yaml",
         )
     job = open_job(out, plan.hash)
-    with StoreLock(out) as lock:
+    with StoreLock(out) as lock, Seal(out, on_event, lock.held):
         merged = merge(
             job.source,
             out,

@@ -181,10 +181,19 @@ def read_attrs(out: str) -> Json:
     raw = files.read("zarr.json") or files.read(".zgroup")
     if raw is None:
         raise VolumeError("there is no zmend store here", where=files.uri, do="check `output`, or start with zmend run")
-    doc = json.loads(raw)
-    attributes = doc.get("attributes", {}) if doc["zarr_format"] == 3 else json.loads(files.read(".zattrs") or b"{}")
-    assert isinstance(attributes, dict)
-    return attributes
+    try:
+        doc = json.loads(raw)
+        found = doc.get("attributes", {}) if doc["zarr_format"] == 3 else json.loads(files.read(".zattrs") or b"{}")
+        if not isinstance(found, dict) or not isinstance(found.get("zmend", {}), dict):
+            raise ValueError("its attributes are no table")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise VolumeError(
+            "the store's attributes cannot be read",
+            where=files.uri,
+            why=f"{type(error).__name__}: {error}",
+            do="bring zarr.json (.zgroup and .zattrs) back from a copy, or name another output",
+        ) from error
+    return found
 
 
 def update_attrs(out: str, *, zmend: Json) -> None:

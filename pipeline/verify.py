@@ -2,7 +2,8 @@
 
 Levels, each with all before it; LEVELS says which checks are whose:
 
-structure   documents, shapes, OME attributes; every slab has its record; the source's metadata. Reads no voxels
+structure   documents, shapes, OME attributes, the seal; every slab has its record; the source's metadata, the weights;
+            reads no voxels
 digests     every chunk that a record names is read and hashed, and held against flags and spread
 identity    outside the mask the merged volume is the source, voxel for voxel; coarser levels computed anew
 lineage     every synthetic voxel has one record, and its plan, weights and inputs still match; the certificate too
@@ -30,7 +31,7 @@ from pipeline.volume import Volume
 
 Level = Literal["structure", "digests", "identity", "lineage", "replay"]
 LEVELS: dict[Level, tuple[str, ...]] = {
-    "structure": ("structure", "finished", "inputs"),
+    "structure": ("structure", "seal", "finished", "inputs"),
     "digests": ("digests",),
     "identity": ("identity", "pyramid"),
     "lineage": ("lineage", "sources", "certificate"),
@@ -77,6 +78,7 @@ def verify(
     tally: Counter[str] = Counter()
     steps: dict[str, Callable[[], Check]] = {
         "structure": lambda: _structure(out, job, merged),
+        "seal": lambda: lineage.sealed(out),
         "finished": lambda: lineage.finished(out, plan, records, spoiled, job, merged is not None),
         "inputs": lambda: lineage.inputs(plan, job),
         "digests": lambda: digests.digests(records, job, threads, tally),

@@ -2,8 +2,9 @@
 
     python tests/independent.py mended.zarr
 
-For stores and sources on a disk, sources that are sharded only without absent inner chunks. It does not look at OME
-attributes, the certificate, and what runs say of themselves.
+For stores and sources on a disk, sources that are sharded only without absent inner chunks. Of OME attributes and the
+certificate it knows only that they are as they were sealed (older stores have no seal), of weights only those that a
+path names. Out of its scope: what runs say of themselves, and records, plans and flags that are no longer in force.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 import zarr
 from pyarrow import parquet
 
+DOCUMENTS = ("zarr.json", ".zarray", ".zattrs", ".zgroup")
 MADE, ORDER = (1, 2, 3, 5), (5, 1, 2, 3, 4, 0)
 RANK = np.array([ORDER.index(v) if v in ORDER else 5 for v in range(256)], np.uint8)
 
@@ -147,6 +149,7 @@ def records_of(folder: Path, faults: list) -> dict:
     for path in sorted(folder.glob("??/*.json")):
         record = json.loads(path.read_bytes())
         good = record.pop("digest", "") == digest(record) and record["slab"] == path.stem
+        good &= path.read_bytes() == json.dumps({**record, "digest": digest(record)}, sort_keys=True).encode()
         faults += [] if good else [f"record {path.stem} does not hash to what it says"]
         found |= {path.stem: record} if good and path.stem not in found else {}
     return found
@@ -179,6 +182,8 @@ def examined(root: Path) -> list:
     said, faults = document(root)["attributes"]["zmend"], []
     assert said["schema"] == "zmend-store/1"
     plan = json.loads((root / f"zmend/plans/{said['head']}.json").read_bytes())
+    faults += unsealed(root) if "seal" in said or (root / "zmend/seal.json").exists() else []
+    faults += unproven(Path(plan["recipe"]["weights"]))
     source = levels(plan["source"]["uri"], plan["source"]["level"])
     volume, unknown = source[0][0], plan["source"]["missing_chunks"] == "unknown"
     stripped = {k: {n: v for n, v in plan[k].items() if n not in ("uri", "path")} for k in ("source", "flags")}
@@ -216,6 +221,26 @@ def examined(root: Path) -> list:
     elif said["mode"] == "volume":
         faults.append("there is no merged volume")
     return faults
+
+
+def unsealed(root: Path) -> list:
+    """Documents that are not what they were when the store was sealed."""
+    raw = (root / "zmend/seal.json").read_bytes()
+    seal = json.loads(raw)
+    said = seal.pop("digest")
+    sealed, folders = seal["documents"], [root, *(p for p in root.rglob("*") if p.is_dir())]
+    good = said == digest(seal) and raw == json.dumps({**seal, "digest": said}, indent=1).encode()
+    names = {f"{f.relative_to(root)}/{n}".removeprefix("./") for f in folders for n in DOCUMENTS if (f / n).is_file()}
+    wrong = [k for k in names | set(sealed) if sealed.get(k) != hexdigest((root / k).read_bytes())]
+    return [f"{key} is not what was sealed" for key in wrong] + ["the seal is not what was written"] * (not good)
+
+
+def unproven(weights: Path) -> list:
+    """Weights that a path names, and that are not those of the card beside them."""
+    if weights.suffix != ".safetensors":
+        return []
+    card = json.loads(weights.with_suffix(".json").read_bytes())
+    return ["the weights are not those of their card"] * (hexdigest(weights.read_bytes()) != card["sha256"])
 
 
 def chunks_of(record, arrays, rows, limit, named) -> list:

@@ -268,7 +268,7 @@ def test_a_record_from_before_there_was_an_ensemble_is_valid(job: Job) -> None:
         record = json.loads(path.read_text())
         del record["voxels"]["5"], record["digest"]
         assert all(len(c) == 4 for c in record["chunks"])
-        path.write_text(json.dumps({**record, "digest": digest(record)}))
+        path.write_text(json.dumps({**record, "digest": digest(record)}, sort_keys=True))
     assert verify(str(job.folder / "plain.zarr"), replay=2)["ok"]
     assert status(str(job.folder / "plain.zarr"))["voxels_restored"] == job.flagged.sum()
 
@@ -335,7 +335,7 @@ def rewrite(job: Job, array: Volume, at: int, change: np.ufunc | None = None, *,
                 (change or (lambda v: np.add(v, 1, out=v, where=(v > 0) & (v < 20))))(data)
                 chunk[at] = array.write(box, data).sha256
                 del record["digest"]
-                path.write_text(json.dumps({**record, "digest": digest(record)}))
+                path.write_text(json.dumps({**record, "digest": digest(record)}, sort_keys=True))
                 return box
     raise AssertionError("no chunk has a spread")
 
@@ -386,7 +386,7 @@ def test_label_5_that_was_washed_off(job: Job) -> None:
             marks = [labels.read(Box(tuple(c[0]), tuple(c[1]))) for c in record["chunks"]]
             record["voxels"] = {str(v): sum(int((m == v).sum()) for m in marks) for v in range(1, 6)}
             del record["digest"]
-            path.write_text(json.dumps({**record, "digest": digest(record)}))
+            path.write_text(json.dumps({**record, "digest": digest(record)}, sort_keys=True))
     found = failed(job)
     assert any("against their spread" in f for f in found["digests"])
     assert not any("recorded" in f for f in found["digests"]), "the forger counted right"
@@ -408,7 +408,7 @@ def test_a_record_that_keeps_silent_about_the_spread(job: Job) -> None:
             array.erase(Box(tuple(chunk[0]), tuple(chunk[1])))
             del chunk[4]
     del record["digest"]
-    path.write_text(json.dumps({**record, "digest": digest(record)}))
+    path.write_text(json.dumps({**record, "digest": digest(record)}, sort_keys=True))
     assert any("have no spread on record" in f for f in failed(job)["digests"])
 
 
