@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import reprlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.errors import ConfigError
 from pipeline.recipe import Recipe
 from pipeline.site import ELSEWHERE, Site
+
+
+MOST_CHARS = 1 << 16  # of a file; the reader takes a millisecond for each hundred
 
 
 class _Part(BaseModel):
@@ -64,7 +68,10 @@ def load(path: str | Path, site: str | Path | None = None) -> Config:
 
 def _read(path: Path, needs: str) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if len(text) > MOST_CHARS:
+            raise ValueError(f"{len(text):,} characters are more than a configuration has")
+        document = yaml.safe_load(text)
     except OSError as e:
         raise ConfigError(
             "the configuration cannot be read",
@@ -72,7 +79,7 @@ def _read(path: Path, needs: str) -> dict[str, Any]:
             why=e.strerror or str(e),
             do="give the path of a zmend.yaml; the README shows one to start from",
         ) from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
+    except (yaml.YAMLError, ValueError, RecursionError) as e:  # not UTF-8, numbers without end, brackets without end
         raise ConfigError(
             "the configuration is not YAML",
             where=str(path),
@@ -109,7 +116,7 @@ def check(document: dict[str, Any], name: str = "zmend.yaml") -> Config:
         first = min(e.errors(), key=lambda error: error["type"] != "extra_forbidden")
         where = f"{name}, {'.'.join(str(p) for p in first['loc'])}"
         more = f" (and {e.error_count() - 1} more)" if e.error_count() > 1 else ""
-        raise ConfigError(*_what(first, more), where=where, do=_remedy(first)) from e
+        raise ConfigError(*_what(first, more), where=where, do=_remedy(first)) from None  # its text has all of the value in it
 
 
 def _what(error: Any, more: str) -> tuple[str]:
@@ -120,7 +127,14 @@ def _what(error: Any, more: str) -> tuple[str]:
         return (f"key '{key}' is missing{more}",)
     if isinstance(error["input"], dict) and error["type"] == "zmend":  # it is about several keys together
         return (f"{error['msg']}{more}",)
-    return (f"'{key}' is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}{more}",)
+    return (f"'{key}' is {_short(error['input'])}: {error['msg'][0].lower()}{error['msg'][1:]}{more}",)
+
+
+def _short(value: Any) -> str:
+    """A value as people typed it, cut where it is long: a few lines of YAML may stand for gigabytes."""
+    cut = reprlib.Repr()
+    cut.maxlevel, cut.maxstring, cut.maxother = 2, 80, 80
+    return cut.repr(value)
 
 
 def _remedy(error: Any) -> str:

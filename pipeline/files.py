@@ -26,6 +26,7 @@ class Files:
 
     def __init__(self, uri: str) -> None:
         local = "://" not in uri or uri.startswith("file://")
+        _refuse_impossible(uri)
         self.uri = str(Path(uri.removeprefix("file://")).expanduser().absolute()) if local else uri.rstrip("/")
         self.local = Path(self.uri) if local else None
         self.web = self.uri.startswith(("http://", "https://"))
@@ -153,6 +154,18 @@ def split(address: str) -> tuple[Files, str]:
     """The folder of an object's address, and its key in there."""
     parent, _, name = address.rpartition("/")
     return Files(parent or ("/" if address.startswith("/") else ".")), name
+
+
+def _refuse_impossible(uri: str) -> None:
+    """An address that no file system and no server can have."""
+    parts = [len(part.encode(errors="replace")) for part in uri.split("/")]
+    if "\0" in uri or max(parts) > 255 or sum(parts) + len(parts) > 4096:
+        raise VolumeError(
+            "this is no address",
+            where=f"{uri[:80]!r}{'…' if len(uri) > 80 else ''}",
+            why="it holds a NUL, or a name of more than 255 bytes, or more than 4096 bytes in all",
+            do="check the path",
+        )
 
 
 def _refuse_secrets(uri: str) -> None:

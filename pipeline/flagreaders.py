@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from pipeline.errors import FlagError
@@ -28,6 +29,8 @@ def rows(text: str, name: str) -> Rows:
     except json.JSONDecodeError as error:
         where = f"{name}, line {error.lineno}"
         raise FlagError("this is not JSON", where=where, why=error.msg, do="export it again") from error
+    except (ValueError, RecursionError) as error:  # numbers without end, brackets without end
+        raise FlagError("this JSON cannot be read", where=name, why=str(error), do="export it again") from error
     source, items = _items(document, name)
     found = [_row(*_range(item, name), source) for item in items]
     if not found:
@@ -41,7 +44,7 @@ def _items(document: Any, name: str) -> tuple[str, list[Any]]:
     broken = document.get("broken_slices", document)
     if isinstance(broken, list):
         return "CATMAID", broken
-    if isinstance(broken, dict) and all(str(key).isdecimal() for key in broken):
+    if isinstance(broken, dict) and all(re.fullmatch("[0-9]{1,18}", key) for key in broken):
         return "CATMAID", sorted(map(int, broken))
     keys = ", ".join(map(str, list(document)[:5]))
     raise FlagError("this JSON is no list of sections", where=name, why=f"its keys are {keys}", do=f"give {KNOWN}")

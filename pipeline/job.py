@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pipeline import flagfile
 from pipeline.box import ZYX, Box
 from pipeline.config import Config
-from pipeline.errors import ConfigError, InputError, PlanChangedError
+from pipeline.errors import ConfigError, InputError, PlanChangedError, RestorerError
 from pipeline.files import Files, split
 from pipeline.flags import Flag, Flags, mask_window, upsample
 from pipeline.intensity import measure
@@ -29,7 +29,7 @@ from pipeline.ledger import Ledger
 from pipeline.merge import check_pyramid
 from pipeline.plan import Geometry, Plan, Slab, hashed, make
 from pipeline.recipe import Recipe, digest
-from pipeline.restorer import Needs, load
+from pipeline.restorer import Needs, load, proven
 from pipeline.site import Site
 from pipeline.slab import Job
 from pipeline.slabs import Slabs
@@ -65,7 +65,8 @@ def propose(config: Config) -> Proposal:
     if config.output.mode == "volume":
         check_pyramid(source)
     recipe = config.recipe.model_copy(update={"batch": config.recipe.batch or _batch(config, source)})
-    _, needs = load(recipe, source.voxel_nm)
+    restorer, needs = load(recipe, source.voxel_nm)
+    _refuse_weights(proven(restorer), recipe)
     recipe = recipe.model_copy(update={"intensity": _intensity(config, source, needs)})
     flags = flagfile.load(config.flags, shape=source.shape, mask_shape=lambda uri: Volume.open(uri, mask=True).shape)
     grain = _kept_grain(config.output.path) or _grain(config, source)
@@ -86,6 +87,24 @@ def propose(config: Config) -> Proposal:
         inputs=lambda box, seen: fingerprint(source, box, seen),
     )
     return Proposal(config, source, flags, plan, grain)
+
+
+def try_weights(proposal: Proposal) -> None:
+    """Load weights that somebody brought, once, before anything is made for them. Raises RestorerError."""
+    recipe = proposal.config.recipe
+    if recipe.weights.endswith(".safetensors"):
+        restorer, _ = load(recipe.model_copy(update={"batch": 1}), proposal.source.voxel_nm)
+        _refuse_weights(proven(restorer, load=True), recipe)
+
+
+def _refuse_weights(why: str | None, recipe: Recipe) -> None:
+    if why is not None:
+        raise RestorerError(
+            "the weights are refused",
+            where=f"recipe.weights: {recipe.weights}",
+            why=why,
+            do="copy weights and card again from the same place, or export them again",
+        )
 
 
 def _refuse_overlap(config: Config) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pipeline.errors import VolumeError
 from pipeline.files import Files
@@ -28,15 +28,31 @@ class Place:
         if self.image is not None:
             return self.image.voxel_nm(self.level)
         said = self.attributes.get("zmend", {}).get("voxel_nm")
-        return None if said is None else (float(said[0]), float(said[1]), float(said[2]))
+        try:
+            return None if said is None else (float(said[0]), float(said[1]), float(said[2]))
+        except (ValueError, TypeError, IndexError, KeyError) as error:
+            raise VolumeError(
+                "the array's voxel size cannot be understood",
+                where=self.files.uri,
+                why=f"its attributes say {said!r:.80}",
+                do="name it in zmend.yaml: volume: {voxel_size_nm: [z, y, x]}",
+            ) from error
 
 
 def node_at(files: Files) -> tuple[Json, Json] | None:
     """The metadata document of a group or array, and its attributes; None where there is neither."""
     if (doc := _json(files, "zarr.json")) is not None:
-        return doc, doc.get("attributes", {})
+        return doc, _attributes(doc.get("attributes", {}), files)
     doc = _json(files, ".zarray") or _json(files, ".zgroup")
-    return None if doc is None else (doc, _json(files, ".zattrs") or {})
+    return None if doc is None else (doc, _attributes(_json(files, ".zattrs") or {}, files))
+
+
+def _attributes(said: Any, files: Files) -> Json:
+    """Attributes, of which `zmend` and `ome` are tables if they are there."""
+    if not isinstance(said, dict) or not all(isinstance(said.get(k, {}), dict) for k in ("zmend", "ome")):
+        why = "attributes, and zmend and ome in them, are tables of names and values"
+        raise VolumeError("the attributes cannot be understood", where=files.uri, why=why, do="restore this file")
+    return said
 
 
 def _json(files: Files, key: str) -> Json | None:
@@ -47,7 +63,7 @@ def _json(files: Files, key: str) -> Json | None:
         doc = json.loads(raw)
         assert isinstance(doc, dict)
         return doc
-    except (ValueError, AssertionError) as error:
+    except (ValueError, AssertionError, RecursionError) as error:
         where = f"{files.uri}/{key}"
         raise VolumeError("metadata is not JSON", where=where, why=str(error), do="restore this file") from error
 
@@ -105,9 +121,9 @@ def layout_of(place: Place, *, mask: bool = False) -> Layout:
     except VolumeError as error:
         error.where = error.where or place.files.uri
         raise
-    except (KeyError, TypeError, ValueError) as error:
-        where = place.files.uri
-        raise VolumeError("the array's metadata cannot be understood", where=where, why=repr(error)) from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        where, do = place.files.uri, "restore the array's own document (zarr.json or .zarray)"
+        raise VolumeError("the array's metadata cannot be understood", where=where, why=repr(error), do=do) from error
 
 
 def _not_zarr(files: Files) -> NoReturn:

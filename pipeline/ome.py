@@ -94,6 +94,8 @@ def parse_image(attributes: Mapping[str, Any]) -> Image | None:
     if not entries:
         return None
     try:
+        if not entries[0]["datasets"]:
+            raise ValueError("datasets: there are none")
         return _image(entries[0], str(ome.get("version") or entries[0].get("version", "0.4")))
     except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
         raise VolumeError(

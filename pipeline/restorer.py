@@ -105,6 +105,9 @@ class ProvenRestorer(Restorer, Protocol):
     def check_weights(self) -> None:
         """Reads them, and raises ValueError or OSError where they are not what the digest says."""
 
+    def device(self) -> str:
+        """Loads them, and names the kind of device that it computes on; raises ValueError where they do not fit."""
+
 
 class SpreadRestorer(Restorer, Protocol):
     """A restorer that can also say how sure it is; `needs` says spread: False where its settings allow no ensemble."""
@@ -179,7 +182,7 @@ def load(recipe: Recipe, voxel_nm: NM | None, *, threads: int = 0) -> tuple[Rest
     """
     path = BUILT_IN.get(recipe.restorer, recipe.restorer)
     made = _make(path, recipe, voxel_nm, threads)
-    answers = made.needs
+    answers = getattr(made, "needs", {})
     able = callable(getattr(made, "restore_with_spread", None)) and bool(answers.get("spread", True))
     needs = replace(Needs.parse(answers, path), spread=able)
     _check_voxel_size(answers, voxel_nm, path)
@@ -187,10 +190,12 @@ def load(recipe: Recipe, voxel_nm: NM | None, *, threads: int = 0) -> tuple[Rest
     return made, needs
 
 
-def proven(restorer: Restorer) -> str | None:
-    """What is wrong with the files that a restorer would read; None: nothing, or it reads none."""
+def proven(restorer: Restorer, *, load: bool = False) -> str | None:
+    """What is wrong with the files that a restorer would read; None: nothing, or it reads none. load: whether they are
+    loaded too, which takes seconds."""
     try:
-        getattr(restorer, "check_weights", lambda: None)()
+        for step in ("check_weights", "device") if load else ("check_weights",):
+            getattr(restorer, step, lambda: None)()
     except (ValueError, OSError) as error:
         return str(error).splitlines()[0]
     return None
@@ -208,7 +213,7 @@ def _make(path: str, recipe: Recipe, voxel_nm: NM | None, threads: int) -> Resto
     }
     try:
         kind = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as e:
+    except (ImportError, AttributeError, ValueError, TypeError) as e:
         raise RestorerError(
             f"there is no restorer '{recipe.restorer}'",
             where="recipe.restorer",

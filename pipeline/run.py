@@ -23,7 +23,7 @@ from pipeline.cluster import memory_per_worker, reap, threads_per_worker, visibl
 from pipeline.crew import Crew
 from pipeline.errors import Interrupted, PlanChangedError, StoreLockedError, UsageError
 from pipeline.ids import Ids
-from pipeline.job import Proposal, bound, current_plan, install, make_store, open_job
+from pipeline.job import Proposal, bound, current_plan, install, make_store, open_job, try_weights
 from pipeline.kin import kin
 from pipeline.ledger import Ledger, sweep
 from pipeline.lock import StoreLock, still_held
@@ -37,6 +37,7 @@ from pipeline.selftest import golden
 from pipeline.store import (
     drop_uncertainty,
     has_uncertainty,
+    is_store,
     open_labels,
     open_overlay,
     open_uncertainty,
@@ -70,6 +71,8 @@ def run(
     """
     stop, began = stop or Stop(), time.perf_counter()
     config, plan, out = proposal.config, proposal.plan, proposal.config.output.path
+    if not is_store(out):
+        try_weights(proposal)
     make_store(proposal)
     run_id = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.urandom(3).hex()}"
     with (

@@ -211,7 +211,11 @@ def _build(files: Files, source: Volume, mode: Mode, grid: dict[str, Any], extra
     """Build under another name and rename: never a half-made store. False where someone else was faster."""
     path = files.local
     assert path is not None
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        do = "name another output"
+        raise VolumeError("the output would lie in a file", where=str(path), why=str(error), do=do) from error
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.partial")
     try:
         aside = Files(str(temporary))

@@ -160,7 +160,8 @@ class Volume:
             # A black chunk is data and must not look absent. open_array(config=...) would ignore this, silently.
             array = array.with_config({"write_empty_chunks": True})
         except (ValueError, TypeError, KeyError) as error:
-            raise VolumeError("zarr cannot open the array", where=self.files.uri, why=str(error)) from error
+            do = "restore the array's own document, or write the volume anew with codecs that zarr knows"
+            raise VolumeError("zarr cannot open the array", where=self.files.uri, why=str(error), do=do) from error
         store.read = 0  # metadata is not voxels
         return store, array
 
@@ -408,7 +409,8 @@ def _check_new(files: Files, dtype: np.dtype[Any], chunks: ZYX, shards: ZYX | No
 
 def _checked(voxel_nm: Sequence[float]) -> Voxel:
     if len(voxel_nm) != 3 or not all(math.isfinite(v) and v > 0 for v in voxel_nm):
-        raise VolumeError(f"voxel_nm {voxel_nm} is not a voxel size", do="give three positive numbers: z, y, x in nm")
+        what, do = f"voxel_nm {tuple(voxel_nm)} is not a voxel size", "give three positive numbers: z, y, x in nm"
+        raise VolumeError(what, where="volume.voxel_size_nm", do=do)
     z, y, x = map(float, voxel_nm)
     return z, y, x
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from pipeline import seal
-from pipeline.errors import UsageError, ZmendError
+from pipeline.errors import UsageError, VolumeError
 from pipeline.job import propose
 from pipeline.run import remerge, run
+from pipeline.store import read_attrs
 from pipeline.verify import verify
 from tests import golden
 from tests.jobs import ROOT, Job, build
@@ -99,13 +100,23 @@ def test_a_store_from_before_there_were_seals(tmp_path: Path) -> None:
     assert verify(str(out))["ok"]
 
 
-@pytest.mark.parametrize("text", ["garbage", "[]", '{"zarr_format": 3, "attributes": []}', '{"zarr_format": 3, "attributes": {"zmend": 5}}'])
-def test_attributes_that_cannot_be_read_are_an_error_in_words(text: str, job: Job) -> None:
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("garbage", "metadata is not JSON"),
+        ("[]", "metadata is not JSON"),
+        ('{"zarr_format": 3, "attributes": []}', "the attributes cannot be understood"),
+        ('{"zarr_format": 3, "attributes": {"zmend": 5}}', "the attributes cannot be understood"),
+    ],
+)
+def test_attributes_that_cannot_be_read_are_an_error_in_words(text: str, words: str, job: Job) -> None:
     (job.folder / "out.zarr/zarr.json").write_text(text)
-    with pytest.raises(ZmendError, match="the store's attributes cannot be read") as error:
+    with pytest.raises(VolumeError, match=words) as error:
         job.run(**PARTS)
+    assert error.value.do and (job.folder / "out.zarr/zarr.json").read_text() == text
+    with pytest.raises(VolumeError, match="the store's attributes cannot be read") as error:
+        read_attrs(str(job.folder / "out.zarr"))
     assert "bring zarr.json" in error.value.do
-    assert (job.folder / "out.zarr/zarr.json").read_text() == text
 
 
 def test_whoever_locks_a_store_seals_it() -> None:
