@@ -15,7 +15,6 @@ from pipeline.errors import ConfigError
 from pipeline.recipe import Recipe
 from pipeline.site import ELSEWHERE, Site
 
-
 MOST_CHARS = 1 << 16  # of a file; the reader takes a millisecond for each hundred
 
 
@@ -116,7 +115,8 @@ def check(document: dict[str, Any], name: str = "zmend.yaml") -> Config:
         first = min(e.errors(), key=lambda error: error["type"] != "extra_forbidden")
         where = f"{name}, {'.'.join(str(p) for p in first['loc'])}"
         more = f" (and {e.error_count() - 1} more)" if e.error_count() > 1 else ""
-        raise ConfigError(*_what(first, more), where=where, do=_remedy(first)) from None  # its text has all of the value in it
+        # Not from e: its text, which a traceback would show, has all of the value in it
+        raise ConfigError(*_what(first, more), where=where, do=_remedy(first)) from None
 
 
 def _what(error: Any, more: str) -> tuple[str]:

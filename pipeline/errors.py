@@ -22,6 +22,9 @@ ZmendError                    what, where, why, do
 from __future__ import annotations
 
 
+MOST_CHARS = 1000  # of each part of an error
+
+
 class ZmendError(Exception):
     """Says what happened, where, why probably, and what to type next."""
 
@@ -32,15 +35,20 @@ class ZmendError(Exception):
         self.what, self.where, self.why, self.do = what, where, why, do
 
     def __str__(self) -> str:
-        parts = [self.what]
-        parts += [f"  where: {self.where}"] if self.where else []
-        parts += [f"  why:   {self.why}"] if self.why else []
-        parts += [f"  do:    {self.do}"] if self.do else []
+        parts = [_cut(self.what)]
+        parts += [f"  where: {_cut(self.where)}"] if self.where else []
+        parts += [f"  why:   {_cut(self.why)}"] if self.why else []
+        parts += [f"  do:    {_cut(self.do)}"] if self.do else []
         return "\n".join(parts)
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions cross process borders on the cluster; keyword-only arguments need telling.
         return _rebuild, (type(self), self.what, self.where, self.why, self.do)
+
+
+def _cut(text: str) -> str:
+    """What a person may read: inputs, which errors repeat, have words of any length."""
+    return text if len(text) <= MOST_CHARS else f"{text[:MOST_CHARS]}…"
 
 
 def _rebuild(kind: type[ZmendError], what: str, where: str, why: str, do: str) -> ZmendError:

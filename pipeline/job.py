@@ -291,7 +291,7 @@ def read_plan(path: str | Path, *, slabs: bool = True) -> Plan:
             plan = Plan(head, Slabs.of(Slab.of(json.loads(line)) for line in lines))
         else:
             plan = Plan(head, Slabs.of(()), hashed(head, (line.replace(b" ", b"").decode() for line in lines)))
-    except (OSError, ValueError, KeyError, TypeError, OverflowError) as e:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as e:
         raise PlanChangedError(
             "this is no plan",
             where=str(path),

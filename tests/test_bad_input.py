@@ -16,7 +16,16 @@ import zarr
 
 from pipeline.cli.root import cli
 from pipeline.config import MOST_CHARS
-from pipeline.errors import ConfigError, FlagError, InputError, PlanChangedError, RestorerError, UsageError, VolumeError, ZmendError
+from pipeline.errors import (
+    ConfigError,
+    FlagError,
+    InputError,
+    PlanChangedError,
+    RestorerError,
+    UsageError,
+    VolumeError,
+    ZmendError,
+)
 from tests import jobs, stores
 
 CONFIG = """\

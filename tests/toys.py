@@ -85,6 +85,28 @@ class Weighed(Ensemble):
             raise ValueError("they are not those of their card")
 
 
+class Copier(Textured):
+    """So simple that a test knows what comes out: the section before a gap, a few grey levels brighter."""
+
+    digest, step, max_gap = "copier", 1, 2
+
+    @property
+    def needs(self):
+        return {**super().needs, "name": "copier", "digest": self.digest, "context": 1, "max_gap": self.max_gap, "tile": 32, "halo": 0}
+
+    def restore(self, window, known, targets, origin):
+        out = window.copy()
+        for d in range(*targets):
+            out[:, d] = window[:, targets[0] - 1] + np.float32((self.step + self.seed) / 255)
+        return out
+
+
+class CopierRetrained(Copier):
+    """The same with other weights."""
+
+    digest, step = "copier, retrained", 9
+
+
 class Shy(Ensemble):
     """Has the method, but not with these settings."""
 

@@ -1,0 +1,229 @@
+"""Any sequence of what people do to a store, against a model of a few lines: after a run that ended the store is what the
+model says, whatever was done, killed, edited or spoiled before.
+
+    ZMEND_MACHINE=200 python -m pytest tests/properties/test_machine.py      many more examples than in `make test`
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from pipeline.box import Box
+from pipeline.disk import Disk
+from pipeline.errors import PlanChangedError, UsageError, ZmendError
+from pipeline.job import propose
+from pipeline.run import remerge, run
+from pipeline.store import is_store
+from pipeline.verify import verify
+from pipeline.volume import Volume
+from tests.jobs import Job, save, tree, voxels
+from tests.toys import Copier, CopierRetrained
+
+EDGE, MOST = 32, 14  # px of a section; sections
+KINDS = {k.__name__: k for k in (Copier, CopierRetrained)}
+
+
+def sections(first: int, count: int) -> np.ndarray:
+    """Noise that stays clear of white, so that brighter sections are not clipped. The same for the same sections."""
+    return np.stack([np.random.default_rng(z).integers(1, 200, (EDGE, EDGE), np.uint8) for z in range(first, first + count)])
+
+
+def mended(volume: np.ndarray, flagged: set[int], kind: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The model: (merged, labels) of a volume whose sections `flagged` are missing."""
+    merged, labels = volume.copy(), np.zeros_like(volume)
+    for start in sorted(z for z in flagged if z - 1 not in flagged):
+        stop = next(z for z in range(start, len(volume) + 1) if z not in flagged)
+        able = start > 0 and stop < len(volume) and stop - start <= Copier.max_gap
+        labels[start:stop] = 1 if able else 4
+        if able:
+            merged[start:stop] = volume[start - 1] + KINDS[kind].step + seed
+    return merged, labels
+
+
+class Killed(BaseException):
+    """The process is no more: from here on nothing that it would do happens."""
+
+
+@contextmanager
+def killed_after(count: int) -> Iterator[None]:
+    """Everything that changes the disk works `count` times, and never again."""
+    left = [count]
+
+    def mortal(method: Any) -> Any:
+        def act(*args: Any, **kw: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return method(*args, **kw)
+
+        return act
+
+    with pytest.MonkeyPatch.context() as patch:
+        for kind, names in ((Disk, ("put", "create", "move", "delete", "clear")), (Volume, ("write", "erase"))):
+            for name in names:
+                patch.setattr(kind, name, mortal(getattr(kind, name)))
+        yield
+
+
+class Store(RuleBasedStateMachine):
+    """One volume, one configuration, one output."""
+
+    @initialize(depth=st.integers(3, 4), flagged=st.sets(st.integers(0, 7), max_size=3))
+    def begin(self, depth: int, flagged: set[int]) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="machine-"))
+        self.volume, self.kind, self.seed, self.slab_px = sections(0, 2 * depth), "Copier", 0, 32
+        self.flagged = flagged & set(range(len(self.volume))) or {1}
+        save(self.folder / "raw.zarr", self.volume, (2, 16, 16))
+        self.job = Job(self.folder, self.volume, self.volume, self.volume > 0)
+        self.out = self.folder / "out.zarr"
+        self.ended: tuple[np.ndarray, np.ndarray] | None = None  # what the store must hold, where its last run ended
+        self.source = tree(self.folder / "raw.zarr")
+
+    def teardown(self) -> None:
+        if hasattr(self, "folder"):
+            shutil.rmtree(self.folder)
+
+    def proposal(self) -> Any:
+        self.job.flags("".join(f"{z}\n" for z in sorted(self.flagged)))
+        recipe = {"restorer": f"tests.toys:{self.kind}", "seed": self.seed}
+        output = {"chunk_px": 16, "clone": "copy"}
+        return propose(self.job.load(recipe=recipe, output=output, site={"slab_px": self.slab_px, "slab_sections": 2}, certificate=0))
+
+    def model(self) -> tuple[np.ndarray, np.ndarray]:
+        return mended(self.volume, self.flagged, self.kind, self.seed)
+
+    def run_to_its_end(self, **how: Any) -> int:
+        """How many slabs were worked on."""
+        told: list[dict[str, Any]] = []
+        summary = run(self.proposal(), on_event=told.append, **how)
+        self.ended = self.model()
+        assert summary["done"] == summary["slabs"] and summary["quarantined"] == 0
+        assert summary["voxels_restored"] == int((self.ended[1] == 1).sum())
+        return sum(e["kind"] == "slab" for e in told)
+
+    def found(self, **how: Any) -> list[str]:
+        return [c["name"] for c in verify(str(self.out), threads=1, **how)["checks"] if not c["ok"]]
+
+    # --- what people do
+
+    @rule()
+    def plan(self) -> None:
+        before = tree(self.out) if self.out.exists() else {}
+        plan = self.proposal().plan
+        assert sorted({z for s in plan.slabs for z in range(s.write.start[0], s.write.stop[0])}) == sorted(self.flagged)
+        assert (tree(self.out) if self.out.exists() else {}) == before, "a plan writes nothing"
+
+    @rule()
+    def run(self) -> None:
+        self.run_to_its_end()
+        assert self.run_to_its_end() == 0, "run again: nothing is left to do"
+
+    @rule(after=st.integers(0, 120))
+    def kill(self, after: int) -> None:
+        proposal, self.ended = self.proposal(), None
+        try:
+            with killed_after(after):
+                run(proposal)
+            self.ended = self.model()  # it needed less than that
+        except Killed:
+            lock = self.out / "zmend/lock"
+            if lock.exists():
+                lock.write_text(json.dumps({**json.loads(lock.read_text()), "started": "before"}))
+
+    @rule(z=st.integers(0, MOST - 1))
+    def edit_flags(self, z: int) -> None:
+        changed = self.flagged ^ ({z} & set(range(len(self.volume))))
+        self.flagged = changed or self.flagged
+
+    @rule()
+    @precondition(lambda self: len(self.volume) < MOST)
+    def append_sections(self) -> None:
+        depth = len(self.volume)
+        self.volume = np.concatenate([self.volume, sections(depth, 2)])
+        raw = Volume.open(str(self.folder / "raw.zarr"), writable=True)
+        raw.resize(self.volume.shape)
+        raw.write(Box((depth, 0, 0), self.volume.shape), self.volume[depth:])
+        self.source, self.ended = tree(self.folder / "raw.zarr"), None
+
+    @rule(kind=st.sampled_from(sorted(KINDS)), seed=st.integers(0, 3))
+    def change_weights_or_recipe(self, kind: str, seed: int) -> None:
+        self.kind, self.seed = kind, seed
+
+    @rule(px=st.sampled_from((16, 32)))
+    def change_the_cut(self, px: int) -> None:
+        self.slab_px = px
+
+    @rule()
+    def merge(self) -> None:
+        try:
+            remerge(str(self.out))
+        except (PlanChangedError, ZmendError):
+            assert self.ended is None, "what has ended can be merged"
+
+    @rule(level=st.sampled_from(("structure", "lineage", "replay")))
+    def verify(self, level: str) -> None:
+        if self.ended is not None:
+            assert self.found(level=level) == []
+        elif is_store(str(self.out)):
+            try:
+                self.found(level=level)  # whatever it says, it says it
+            except ZmendError:
+                pass
+
+    @rule(what=st.sampled_from(("overlay", "labels", "merged", "record", "seal", "plan", "lost overlay", "lost labels", "lost merged", "lost record")), at=st.integers(0, 10**6))
+    def corrupt_and_heal(self, what: str, at: int) -> None:
+        if self.ended is None or not (self.ended[1] == 1).any():
+            return
+        place = {"overlay": "zmend/overlay/c", "labels": "labels/synthetic/0/c", "merged": "0/c", "record": "zmend/records/??", "seal": "zmend/seal.json", "plan": "zmend/plans"}
+        head = json.loads((self.out / "zarr.json").read_text())["attributes"]["zmend"]["head"]
+        files = sorted(p for f in self.out.glob(place[what.split()[-1]]) for p in (f.rglob("*") if f.is_dir() else [f]) if p.is_file())
+        files = [p for p in files if what != "plan" or p.stem == head]
+        path = files[at % len(files)]
+        if what.startswith("lost"):
+            path.unlink()
+        else:
+            body = bytearray(path.read_bytes())
+            body[at % len(body)] ^= 1 << at % 8
+            path.write_bytes(body)
+        named = [f.split()[1].rstrip(":,") for c in verify(str(self.out), threads=1)["checks"] for f in c["findings"] if f.startswith("slab ")]
+        assert self.found(), f"{path} was {what}"
+        try:
+            self.run_to_its_end(redo=sorted(set(named)) if what in ("overlay", "labels") else ())
+        except UsageError:  # its record was not to be trusted, and is gone
+            self.run_to_its_end()
+        assert self.found(level="replay", replay=2) == []
+
+    # --- what holds at every moment
+
+    @invariant()
+    def what_ended_is_what_the_model_says(self) -> None:
+        if getattr(self, "ended", None) is not None:
+            merged, labels = self.ended
+            np.testing.assert_array_equal(voxels(self.out), merged)
+            np.testing.assert_array_equal(voxels(self.out, "labels"), labels)
+
+    @invariant()
+    def the_source_is_never_written(self) -> None:
+        if hasattr(self, "folder"):
+            assert tree(self.folder / "raw.zarr") == self.source
+
+
+EXAMPLES = int(os.environ.get("ZMEND_MACHINE", "5"))
+Store.TestCase.settings = settings(
+    max_examples=EXAMPLES, stateful_step_count=12 if EXAMPLES < 50 else 30, deadline=None, derandomize=EXAMPLES < 50,
+    suppress_health_check=list(HealthCheck), database=None, print_blob=True,
+)  # fmt: skip
+TestStore = Store.TestCase
