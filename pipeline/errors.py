@@ -21,7 +21,6 @@ ZmendError                    what, where, why, do
 
 from __future__ import annotations
 
-
 MOST_CHARS = 1000  # of each part of an error
 
 
