@@ -81,6 +81,29 @@ def connect(site: Site, tell: Tell = lambda _: None) -> Iterator[Any]:
         yield client
 
 
+def cut_off(client: Any, name: str | None) -> bool:
+    """Whether the way to the scheduler is broken, and dask looks for it still. Raises UnfitError once it has given up.
+
+    name: the address, or the file, of a scheduler that is not this process's own.
+    """
+    if client.status != "closed":
+        return bool(client.status != "running")
+    raise UnfitError(
+        "the scheduler is gone",
+        where=name or "",
+        why="the connection broke, and for a minute nobody has answered there: it has ended, or its host has",
+        do="start it again (its log tells why it ended), and run again: finished slabs are kept",
+    )
+
+
+def present(client: Any) -> tuple[str, ...]:
+    """The addresses of the workers that there are now. Raises UnfitError where there will never be any."""
+    try:
+        return tuple(client.nthreads()) if workers(client) else ()
+    except OSError:  # the scheduler went away this very moment
+        return ()
+
+
 def workers(client: Any) -> int:
     """How many workers there are now. Raises UnfitError where there will never be any."""
     if (watch := _WATCHES.get(client)) is not None:

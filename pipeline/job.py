@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -231,10 +232,12 @@ def plan_path(out: str, plan_hash: str) -> str:
 
 def dump(plan: Plan) -> bytes:
     """A plan file: JSON, one slab a line, so that people can read and compare two."""
-    text = bytearray(json.dumps({"hash": plan.hash, **plan.header}, indent=1)[:-2].encode() + SLABS)
+    text = BytesIO()  # which, unlike a bytearray, is not copied to become bytes: a million slabs are 120 MB
+    text.write(json.dumps({"hash": plan.hash, **plan.header}, indent=1)[:-2].encode() + SLABS)
     for n, line in enumerate(plan.slabs.lines()):
-        text += (f",\n{line}" if n else line).encode()
-    return bytes(text + END)
+        text.write((f",\n{line}" if n else line).encode())
+    text.write(END)
+    return text.getvalue()
 
 
 SLABS, END = b',\n "slabs": [\n', b"\n]}\n"

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -186,8 +187,8 @@ def test_everything_fails_alike_and_the_run_stops(tmp_path: Path) -> None:
 
 
 def test_nobody_waits_for_workers_that_are_all_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "workers", lambda client: 0)
-    roll = Roll(object(), Site.model_validate({"workers": 1, "patience_s": 30}), lambda event: None)
+    monkeypatch.setattr(crew, "present", lambda client: ())
+    roll = Roll(SimpleNamespace(status="running"), Site.model_validate({"workers": 1, "patience_s": 30}), lambda event: None)
     began = time.monotonic()
     roll.look(began + 1)
     with pytest.raises(UnfitError, match="no worker is left") as e:
