@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 SIZES = tuple(int(n) for n in os.environ.get("MILLION_SIZES", "10000,100000,1000000").split(","))
+COMMANDS = {"plan": "zmend.yaml", "run": "zmend.yaml", "status": "out.zarr", "verify": "out.zarr"}
 EDGE, ACROSS = 16, 100  # of a slab, voxels; slabs along y and along x of a section
-LEFT = 2_000  # slabs that are restored for real after a resume
+LEFT = 500  # slabs that are restored for real after a resume
 LINKS = 30_000  # names of one file; ext4 allows 65,000
-MIB = 1 << 20
 
 
 class Ramp:
@@ -115,3 +115,38 @@ def _link(chunks: Path, corners: Iterator[tuple[int, int, int]]) -> None:
         else:
             Path(target).write_bytes(first.read_bytes())
             source = Path(target)
+
+
+def _command(verb: str, folder: Path) -> dict[str, Any]:
+    """One command's seconds, and the most memory that it, or a worker of it, took."""
+    began = time.perf_counter()
+    command = [sys.executable, "-m", "pipeline", verb, COMMANDS[verb], "--json"]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout
+    said = json.loads(process.stdout.read().splitlines()[-1])
+    _, status, used = os.wait4(process.pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0, said
+    wall, cpu = time.perf_counter() - began, used.ru_utime + used.ru_stime
+    return {"wall_s": round(wall, 1), "cpu_s": round(cpu, 1), "most_mib": round(used.ru_maxrss / 1024)}
+
+
+def measure() -> list[dict[str, Any]]:
+    """Every command at every size."""
+    rows = []
+    for slabs in SIZES:
+        with TemporaryDirectory(prefix="zmend-million-") as folder:
+            fill(job(Path(folder), slabs), LEFT)
+            for verb in COMMANDS:
+                rows.append({"slabs": slabs, "command": verb, **_command(verb, Path(folder))})
+                sys.stderr.write(f"{rows[-1]}\n")
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown."""
+    head = f"The whole command on stores in which all slabs but {LEFT} are done; `run` does those.\n\n"
+    columns = ("wall_s", "cpu_s", "most_mib")
+    lines = ["| slabs | command | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
+    lines += [f"| {r['slabs']:,} | {r['command']} | " + " | ".join(str(r[c]) for c in columns) + " |" for r in rows]
+    return head + "\n".join(lines) + "\n"

@@ -21,8 +21,10 @@ fitness     can the site do the job? asked by doctor
 Of the driver, besides: ids and slabs in columns; pace, queue and flight of the slabs in hand; packfile and packs, many
 records in one file; failpoint, where tests make a process fail.
 
-Of running again, besides: explain, why a slab would be done or not; kin, what was done and is known by another id now.
-Of verify, besides: check, one question and its answer; digests, identity, lineage and replay, the questions by level;
+Of running again, besides: explain, why a slab would be done or not; kin, what was done and is known by another id
+now.
+Of verify, besides: check, one question and its answer; threads, work over a few of them; digests, identity, lineage
+and replay, the questions by level;
 story, all that is known of one voxel; confine, that writing stays in the store.
 Of exports: account, what one run did; crate and prov, the same for other tools.
 

@@ -98,8 +98,12 @@ def cut_off(client: Any, name: str | None) -> bool:
 
 def present(client: Any) -> tuple[str, ...]:
     """The addresses of the workers that there are now. Raises UnfitError where there will never be any."""
+    if not workers(client):
+        return ()
+    if (scheduler := _own(client)) is not None:  # no trip, and no wait behind its other work
+        return tuple(scheduler.workers)
     try:
-        return tuple(client.nthreads()) if workers(client) else ()
+        return tuple(client.nthreads())
     except OSError:  # the scheduler went away this very moment
         return ()
 
@@ -108,8 +112,7 @@ def workers(client: Any) -> int:
     """How many workers there are now. Raises UnfitError where there will never be any."""
     if (watch := _WATCHES.get(client)) is not None:
         watch.check()
-    scheduler = getattr(client.cluster, "scheduler", None)  # of a cluster that this process has started
-    if scheduler is not None:
+    if (scheduler := _own(client)) is not None:
         return len(scheduler.workers)
     at, count = _GLANCES.get(client, (-GLANCE_S, 0))
     if time.monotonic() - at >= GLANCE_S:
@@ -120,6 +123,11 @@ def workers(client: Any) -> int:
 
 _WATCHES: WeakKeyDictionary[Any, slurm.Watch] = WeakKeyDictionary()
 _GLANCES: WeakKeyDictionary[Any, tuple[float, int]] = WeakKeyDictionary()
+
+
+def _own(client: Any) -> Any:
+    """The scheduler of a cluster that this process has started, or None."""
+    return getattr(client.cluster, "scheduler", None)
 
 
 def _asked(client: Any) -> int:

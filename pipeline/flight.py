@@ -15,7 +15,7 @@ from pipeline.plan import Slab
 GATHER_S = 20.0  # for results of a few hundred bytes; what has not come by then is on a worker that is gone
 TOGETHER_S = 0.02  # what comes within so little of another is fetched with it: many cost as much as one
 CUT_OFF = Failure("cut off", "the scheduler could not be reached any more")
-LOST_RESULT = "the worker died with what it had just finished"
+LOST_RESULT = "what the worker had just finished cannot be had from it: it died, or does not answer"
 
 
 @dataclass(frozen=True)

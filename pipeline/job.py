@@ -30,7 +30,8 @@ from pipeline.ledger import Ledger
 from pipeline.merge import check_pyramid
 from pipeline.plan import Geometry, Plan, Slab, hashed, make
 from pipeline.recipe import Recipe, digest
-from pipeline.restorer import Needs, load
+from pipeline.restorer import Needs, Restorer, load
+from pipeline.selftest import CPU, OnDevice
 from pipeline.site import Site
 from pipeline.slab import Job
 from pipeline.slabs import Slabs
@@ -159,7 +160,22 @@ def _batch(config: Config, source: Volume) -> int:
         return int(kept)
     restorer, _ = load(config.recipe.model_copy(update={"batch": 1}), source.voxel_nm)
     measure = getattr(restorer, "best_batch", None)
+    if measure and config.site.kind not in ("local", "cuda") and _without_gpu(restorer):
+        raise ConfigError(
+            "the best batch cannot be measured here",
+            where="recipe.batch: 0",
+            why="it is measured on the host that plans, which has no GPU, and the workers are on others",
+            do="give a number; zmend plan tells it where a GPU is: srun --gres=gpu:1 zmend plan zmend.yaml",
+        )
     return int(measure()) if measure else 1
+
+
+def _without_gpu(restorer: Restorer) -> bool:
+    """Whether a restorer that could use a GPU finds none here."""
+    try:
+        return isinstance(restorer, OnDevice) and restorer.device() == CPU
+    except ImportError:  # not even torch
+        return True
 
 
 def _check_intensity(recipe: Recipe, source: Volume) -> None:

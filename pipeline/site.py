@@ -23,7 +23,7 @@ SLURM_KEYS = (
 SCHEDULER_KEYS = ("address", "scheduler_file", "tls")
 ELSEWHERE = (*SLURM_KEYS, *SCHEDULER_KEYS, "kind", "name", "workers", "threads", "patience_s")  # say nothing elsewhere
 SIXTY = "[0-5]?[0-9]"
-# minutes, m:s, h:m:s, d-h, d-h:m, d-h:m:s. SLURM itself carries 99 seconds over; whoever writes them meant another thing.
+# minutes, m:s, h:m:s, d-h, d-h:m, d-h:m:s. SLURM would carry 99 seconds over, but whoever writes them is mistaken.
 WALLTIME = re.compile(rf"[0-9]+|[0-9]+:{SIXTY}|[0-9]+:{SIXTY}:{SIXTY}|[0-9]+-(2[0-3]|[01]?[0-9])(:{SIXTY}){{0,2}}")
 ALONE_S = {"local": 60.0, "cuda": 60.0}  # a nanny gives up on a worker that dies again and again
 QUEUED_S = 86400.0  # a job may wait that long in a queue

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,7 +37,7 @@ class Outside:
     def scheduler(self) -> subprocess.Popen[bytes]:
         host, port = self.address.removeprefix("tcp://").split(":")
         started = self._start("scheduler", "--host", host, "--port", port)
-        end = time.monotonic() + 60
+        end = time.monotonic() + 150
         while not _answers(host, int(port)):
             assert time.monotonic() < end and started.poll() is None
             time.sleep(0.1)
