@@ -52,7 +52,7 @@ def threads_per_worker(site: Site) -> int:
     """CPU threads that the restorer of one worker may use; dask's nanny would leave it a single one."""
     if site.kind in ("slurm", "scheduler"):  # what this host has says nothing about theirs
         return site.threads or max(1, site.cores // site.workers_per_job)
-    return site.threads or max(1, (os.cpu_count() or 1) // max(1, site.workers))
+    return site.threads or max(1, (os.cpu_count() or 1) // max(1, processes_here(site)))
 
 
 def memory_per_worker(site: Site) -> int:
@@ -64,7 +64,15 @@ def memory_per_worker(site: Site) -> int:
         return 0
     if site.kind == "slurm":
         return int(parse_bytes(site.memory)) // site.workers_per_job
-    return int(MEMORY_LIMIT) // max(1, site.workers)
+    return int(MEMORY_LIMIT) // max(1, processes_here(site))
+
+
+def processes_here(site: Site) -> int:
+    """Worker processes that share this host: of `cuda` one a GPU, unless fewer are asked for."""
+    gpus = visible_gpus()[0] if site.kind == "cuda" else 0
+    if not gpus:
+        return site.workers
+    return min(gpus, site.workers) if "workers" in site.model_fields_set else gpus
 
 
 @contextmanager
@@ -161,9 +169,8 @@ def _cuda(site: Site, tell: Tell) -> Iterator[Any]:
     from dask_cuda import LocalCUDACluster
     from distributed import Client
 
-    n = min(gpus, site.workers) if "workers" in site.model_fields_set else gpus
     with _workers_ignore_interrupts():
-        cluster = LocalCUDACluster(n_workers=n, **_on_loopback())
+        cluster = LocalCUDACluster(n_workers=processes_here(site), **_on_loopback())
     with cluster, Client(cluster, set_as_default=False) as client:
         yield client
 

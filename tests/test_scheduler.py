@@ -46,6 +46,11 @@ class Outside:
     def worker(self) -> subprocess.Popen[bytes]:
         return self._start("worker", self.address, "--nthreads", "3", "--no-nanny")
 
+    def end(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait(10)
+
     def _start(self, what: str, *args: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", f"distributed.cli.dask_{what}", *args, "--dashboard-address", "127.0.0.1:0"]
         env = {**os.environ, "DASK_CONFIG": str(DASK_YAML)}
@@ -62,9 +67,7 @@ def _answers(host: str, port: int) -> bool:
 def outside() -> Iterator[Outside]:
     made = Outside()
     yield made
-    for process in made.processes:
-        process.kill()
-        process.wait(10)
+    made.end()
 
 
 class Run:
