@@ -9,13 +9,19 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import detection, end_to_end, restorer, scheduling
+from benchmarks import detection, end_to_end, million, restorer, scheduling
 from pipeline.summary import environment
 
 RESULTS = Path(__file__).parent / "results"
 
 
-PARTS = {"detection": detection, "end_to_end": end_to_end, "restorer": restorer, "scheduling": scheduling}
+PARTS = {
+    "detection": detection,
+    "end_to_end": end_to_end,
+    "million": million,
+    "restorer": restorer,
+    "scheduling": scheduling,
+}
 
 
 def main() -> None:

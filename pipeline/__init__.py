@@ -22,9 +22,9 @@ Of the driver, besides: ids and slabs in columns; pace, queue and flight of the 
 records in one file; failpoint, where tests make a process fail.
 
 Of running again, besides: explain, why a slab would be done or not; kin, what was done and is known by another id now.
-Of verify, besides: seal, what all documents were when the last run ended; check, one question and its answer; digests,
-identity, lineage and replay, the questions by level; story, all that is known of one voxel; confine, that writing stays
-in the store.
+Of verify, besides: seal, what all documents were when the last run ended; check, one question and its answer; threads,
+work over a few of them; digests, identity, lineage and replay, the questions by level; story, all that is known of one
+voxel; confine, that writing stays in the store.
 Of exports: account, what one run did; crate and prov, the same for other tools.
 
 Of scan, the pass that finds damage: thresholds, every number in it; detectors, what can be seen; view, a tile's

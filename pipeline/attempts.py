@@ -4,6 +4,7 @@ cause       is                                            then
 fatal       the input, the plan or the store is not fit   stop
 transient   disk, network or server; may pass             again, later and later
 lost        its worker died or was taken away             again at once, many times: seldom the slab's fault
+cut off     the scheduler cannot be reached               again once it can; that is no failure of the slab's
 memory      did not fit into memory                       again, later, when there may be more room
 unfit       the worker cannot do any slab                 again elsewhere; that worker leaves
 error       anything else                                 again elsewhere; two workers that agree end it
@@ -25,7 +26,7 @@ from pipeline.plan import Slab
 from pipeline.site import Budgets
 
 OnEvent = Callable[[dict[str, Any]], None]
-Cause = Literal["fatal", "transient", "lost", "memory", "unfit", "error"]
+Cause = Literal["fatal", "transient", "lost", "cut off", "memory", "unfit", "error"]
 
 HOPELESS = 10  # failures without a single success, or slabs given up in a row: everything fails alike, so stop
 AGREE = 2  # workers on which a slab fails alike before it is the slab's own fault
@@ -96,6 +97,8 @@ class Attempts:
 
     def judge(self, slab: Slab, failure: Failure) -> Verdict:
         """What to do about a failure. Raises what trying again cannot mend."""
+        if failure.cause == "cut off":
+            return Verdict(True)
         tries = self._tries[slab.id]
         tries[failure.cause] += 1
         verdict = self._verdict(slab, failure, tries[failure.cause])

@@ -52,7 +52,7 @@ def threads_per_worker(site: Site) -> int:
     """CPU threads that the restorer of one worker may use; dask's nanny would leave it a single one."""
     if site.kind in ("slurm", "scheduler"):  # what this host has says nothing about theirs
         return site.threads or max(1, site.cores // site.workers_per_job)
-    return site.threads or max(1, (os.cpu_count() or 1) // max(1, site.workers))
+    return site.threads or max(1, (os.cpu_count() or 1) // max(1, processes_here(site)))
 
 
 def memory_per_worker(site: Site) -> int:
@@ -64,7 +64,15 @@ def memory_per_worker(site: Site) -> int:
         return 0
     if site.kind == "slurm":
         return int(parse_bytes(site.memory)) // site.workers_per_job
-    return int(MEMORY_LIMIT) // max(1, site.workers)
+    return int(MEMORY_LIMIT) // max(1, processes_here(site))
+
+
+def processes_here(site: Site) -> int:
+    """Worker processes that share this host: of `cuda` one a GPU, unless fewer are asked for."""
+    gpus = visible_gpus()[0] if site.kind == "cuda" else 0
+    if not gpus:
+        return site.workers
+    return min(gpus, site.workers) if "workers" in site.model_fields_set else gpus
 
 
 @contextmanager
@@ -81,12 +89,38 @@ def connect(site: Site, tell: Tell = lambda _: None) -> Iterator[Any]:
         yield client
 
 
+def cut_off(client: Any, name: str | None) -> bool:
+    """Whether the way to the scheduler is broken, and dask looks for it still. Raises UnfitError once it has given up.
+
+    name: the address, or the file, of a scheduler that is not this process's own.
+    """
+    if client.status != "closed":
+        return bool(client.status != "running")
+    raise UnfitError(
+        "the scheduler is gone",
+        where=name or "",
+        why="the connection broke, and for a minute nobody has answered there: it has ended, or its host has",
+        do="start it again (its log tells why it ended), and run again: finished slabs are kept",
+    )
+
+
+def present(client: Any) -> tuple[str, ...]:
+    """The addresses of the workers that there are now. Raises UnfitError where there will never be any."""
+    if not workers(client):
+        return ()
+    if (scheduler := _own(client)) is not None:  # no trip, and no wait behind its other work
+        return tuple(scheduler.workers)
+    try:
+        return tuple(client.nthreads())
+    except OSError:  # the scheduler went away this very moment
+        return ()
+
+
 def workers(client: Any) -> int:
     """How many workers there are now. Raises UnfitError where there will never be any."""
     if (watch := _WATCHES.get(client)) is not None:
         watch.check()
-    scheduler = getattr(client.cluster, "scheduler", None)  # of a cluster that this process has started
-    if scheduler is not None:
+    if (scheduler := _own(client)) is not None:
         return len(scheduler.workers)
     at, count = _GLANCES.get(client, (-GLANCE_S, 0))
     if time.monotonic() - at >= GLANCE_S:
@@ -97,6 +131,11 @@ def workers(client: Any) -> int:
 
 _WATCHES: WeakKeyDictionary[Any, slurm.Watch] = WeakKeyDictionary()
 _GLANCES: WeakKeyDictionary[Any, tuple[float, int]] = WeakKeyDictionary()
+
+
+def _own(client: Any) -> Any:
+    """The scheduler of a cluster that this process has started, or None."""
+    return getattr(client.cluster, "scheduler", None)
 
 
 def _asked(client: Any) -> int:
@@ -130,9 +169,8 @@ def _cuda(site: Site, tell: Tell) -> Iterator[Any]:
     from dask_cuda import LocalCUDACluster
     from distributed import Client
 
-    n = min(gpus, site.workers) if "workers" in site.model_fields_set else gpus
     with _workers_ignore_interrupts():
-        cluster = LocalCUDACluster(n_workers=n, **_on_loopback())
+        cluster = LocalCUDACluster(n_workers=processes_here(site), **_on_loopback())
     with cluster, Client(cluster, set_as_default=False) as client:
         yield client
 

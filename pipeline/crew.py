@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from pipeline.attempts import Attempts, Failure, OnEvent, Verdict
-from pipeline.cluster import connect, workers
+from pipeline.cluster import connect, cut_off, present
 from pipeline.errors import UnfitError
 from pipeline.flight import Flight
 from pipeline.pace import Pace
@@ -71,7 +71,7 @@ class Crew:
             roll.look(now)
             if self.stopped() and not roll.workers:
                 return  # what was sent is in nobody's hand: it would wait for workers that are still in a queue
-            if not self.stopped():
+            if not self.stopped() and not roll.cut_off:
                 window = pace.window(max(1, len(roll.workers)))
                 flight.send(queue.draw(window - len(flight), now), queue.avoid, roll.workers, now)
                 self._copy_late(flight, pace, roll, now)
@@ -105,15 +105,17 @@ class Roll:
 
     def __init__(self, client: Any, site: Site, tell: OnEvent) -> None:
         self.workers: tuple[str, ...] = ()  # their addresses
+        self.cut_off = False  # from the scheduler, and so from all of them
         self._client, self._site, self._tell = client, site, tell
         self.looked, self._seen, self._unfit = -LOOK_S, time.monotonic(), ""
 
     def look(self, now: float) -> None:
         """Ask who is there, now and then. Raises UnfitError where nobody has been there for too long, or ever will."""
-        if now - self.looked >= LOOK_S:
+        self._find_scheduler()
+        if now - self.looked >= LOOK_S or self.cut_off:
             self.looked = now
-            self.workers = tuple(self._client.nthreads()) if workers(self._client) else ()
-        self._seen = now if self.workers else self._seen
+            self.workers = () if self.cut_off else present(self._client)
+        self._seen = now if self.workers or self.cut_off else self._seen
         replaced = self._site.kind == "slurm"  # elsewhere nobody comes for one that was sent away
         if now - self._seen > self._site.alone_s or (self._unfit and not self.workers and not replaced):
             raise UnfitError(
@@ -122,6 +124,12 @@ class Roll:
                 or f"none has been there for {self._site.alone_s:.0f} s: out of memory, or killed from outside",
                 do="give them more memory or take fewer (site.workers), and run again: finished slabs are kept",
             )
+
+    def _find_scheduler(self) -> None:
+        name, before = self._site.address or self._site.scheduler_file, self.cut_off
+        self.cut_off = cut_off(self._client, name)
+        if self.cut_off and not before:
+            self._tell({"kind": "warning", "text": f"the scheduler does not answer, and is waited for: {name}"})
 
     def dismiss(self, failure: Failure, verdict: Verdict) -> None:
         """Send a worker away that cannot do any slab, and say so."""

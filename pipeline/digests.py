@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
 from typing import Any
 
@@ -18,20 +19,19 @@ from pipeline.flags import flagged
 from pipeline.slab import Job
 
 
-def digests(records: dict[str, Any], job: Job, threads: int, tally: Counter[str]) -> Check:
+def digests(records: Mapping[str, Any], job: Job, threads: int, tally: Counter[str]) -> Check:
     """Every chunk that a record names is there and hashes to what the record says; labels add up."""
-    check = Check("digests")
-    work = [(slab, Box(tuple(c[0]), tuple(c[1])), c[2:]) for slab, r in records.items() for c in r["chunks"]]
+    check, chunks = Check("digests"), 0
 
-    def look(item: tuple[str, Box, list[str]]) -> tuple[str, list[str], Counter[int]]:
-        slab, box, said = item
+    def look(slab: str, chunk: list[Any]) -> tuple[list[str], Counter[int]]:
+        box, said = Box(tuple(chunk[0]), tuple(chunk[1])), chunk[2:]
         arrays = {"overlay": job.overlay, "label": job.labels}
         if job.uncertainty is not None and len(said) > len(arrays):
             arrays["uncertainty"] = job.uncertainty
         try:
             seen = {name: array.read(box) for name, array in arrays.items()}
         except (ZmendError, OSError) as e:
-            return slab, [f"slab {slab}: {first(e)}"], Counter()
+            return [f"slab {slab}: {first(e)}"], Counter()
         marks = seen["label"]
         wrong = _unflagged(box, marks, job) + _unlike(box, marks, seen.get("uncertainty"), job)
         wrong += [f"slab {slab}, chunk {box} has {len(said)} digests"] * (len(said) != len(arrays))
@@ -41,20 +41,28 @@ def digests(records: dict[str, Any], job: Job, threads: int, tally: Counter[str]
             if sha256(array.tobytes()).hexdigest() != digest
         ]
         values, counts = np.unique(marks, return_counts=True)
-        return slab, wrong, Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        return wrong, Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
 
-    sums: dict[str, Counter[int]] = {slab: Counter() for slab in records}
+    def settle(slab: str, recorded: dict[str, int], looks: list[Future[tuple[list[str], Counter[int]]]]) -> None:
+        found = [f.result() for f in looks]
+        check.findings += [words for wrong, _ in found for words in wrong]
+        sums = sum((counts for _, counts in found), Counter[int]())
+        if Counter({int(k): n for k, n in recorded.items()}) != Counter({**sums, 0: 0}):
+            check.findings.append(f"slab {slab} recorded {recorded} voxels, its labels hold {dict(sums)}")
+        tally["synthetic"] += sum(sums[v] for v in RESTORED)
+        tally["uncertain"] += sums[UNCERTAIN]
+        tally["left"] += sums[LEFT]
+
     with ThreadPoolExecutor(threads) as pool:
-        for slab, wrong, counts in pool.map(look, work):
-            check.findings += wrong
-            sums[slab] += counts
-    for slab, record in records.items():
-        if Counter({int(k): n for k, n in record["voxels"].items()}) != Counter({**sums[slab], 0: 0}):
-            check.findings.append(f"slab {slab} recorded {record['voxels']} voxels, its labels hold {dict(sums[slab])}")
-        tally["synthetic"] += sum(sums[slab][v] for v in RESTORED)
-        tally["uncertain"] += sums[slab][UNCERTAIN]
-        tally["left"] += sums[slab][LEFT]
-    check.detail = f"{len(work)} chunks read back and hashed"
+        ahead: deque[Any] = deque()  # slabs whose chunks are being read: a few, since a million do not fit into memory
+        for slab, record in records.items():
+            chunks += len(record["chunks"])
+            ahead.append((slab, record["voxels"], [pool.submit(look, slab, c) for c in record["chunks"]]))
+            if len(ahead) > threads:
+                settle(*ahead.popleft())
+        for each in ahead:
+            settle(*each)
+    check.detail = f"{chunks} chunks read back and hashed"
     return check
 
 

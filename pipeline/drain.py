@@ -3,7 +3,7 @@
 USR1 comes two minutes before the walltime, TERM when a job is preempted or cancelled. The scheduler is told to expect
 it, so that no slab is suspected of having killed a worker: it goes elsewhere, and does not count as a failure.
 
-Loaded by dask (DASK_DISTRIBUTED__NANNY__PRELOAD, ..WORKER..) into the process that starts a worker, which SLURM
+Loaded by dask (DASK_DISTRIBUTED__NANNY__PRELOAD, ..WORKER..) into the process that starts workers, which SLURM
 signals, and into the worker itself, which SLURM signals too and which must not leave before it is told to.
 """
 
@@ -16,6 +16,7 @@ import sys
 from typing import Any
 
 LEAVE_S = 10.0  # for the goodbye; SLURM kills 30 s after TERM
+_nannies: list[Any] = []  # dask-cuda has one for each GPU, all in one process, and a signal has one handler
 _going: set[asyncio.Task[None]] = set()  # the loop itself keeps no hold of its tasks
 
 
@@ -23,16 +24,17 @@ def dask_setup(server: Any) -> None:
     """Called by dask with the nanny or the worker of the process, on its event loop."""
     loop = asyncio.get_running_loop()
     if hasattr(server, "worker_address"):  # a nanny
+        _nannies.append(server)
         for number in (signal.SIGUSR1, signal.SIGTERM):
-            loop.add_signal_handler(number, _start_leaving, server)
+            loop.add_signal_handler(number, _start_leaving)
     else:  # a worker: its nanny says goodbye for it; but it waits for no nanny that is gone
         loop.add_signal_handler(signal.SIGTERM, loop.call_later, 1.5 * LEAVE_S, os._exit, 1)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
-def _start_leaving(nanny: Any) -> None:
+def _start_leaving() -> None:
     if not _going:
-        _going.add(asyncio.ensure_future(_leave(nanny)))
+        _going.update(asyncio.ensure_future(_leave(nanny)) for nanny in _nannies)
 
 
 async def _leave(nanny: Any) -> None:

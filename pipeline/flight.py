@@ -14,7 +14,8 @@ from pipeline.plan import Slab
 
 GATHER_S = 20.0  # for results of a few hundred bytes; what has not come by then is on a worker that is gone
 TOGETHER_S = 0.02  # what comes within so little of another is fetched with it: many cost as much as one
-LOST_RESULT = "the worker died with what it had just finished"
+CUT_OFF = Failure("cut off", "the scheduler could not be reached any more")
+LOST_RESULT = "what the worker had just finished cannot be had from it: it died, or does not answer"
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Flight:
     def _map(self, slabs: Sequence[Slab], now: float, **where: Any) -> None:
         if not slabs:
             return
-        keys = [("slab", s.id, next(self._number)) for s in slabs]  # a tuple: the first part names the group
+        keys = [(f"slab-{next(self._number)}", s.id) for s in slabs]
         rows = [s.row() for s in slabs]
         futures = self._client.map(self._attempt, rows, key=keys, retries=0, pure=False, **where)
         for slab, key, future in zip(slabs, keys, futures, strict=True):
@@ -86,7 +87,10 @@ class Flight:
         """Send copies of slabs to workers that do not have them. Yields the slab, and who is slow."""
         if not late:
             return
-        holders = {key: worker for worker, keys in self._client.processing().items() for key in keys}
+        try:
+            holders = {key: worker for worker, keys in self._client.processing().items() for key in keys}
+        except OSError:  # the scheduler went away this very moment
+            return
         for slab_id in late:
             (key,) = self._keys[slab_id]
             slow = holders.get(key, "")
@@ -120,7 +124,7 @@ class Flight:
         """Results, or what failed. In one go for those that finished; nothing is kept once it is here."""
         finished = [f for f in futures if f.status == "finished"]
         results = dict(zip((f.key for f in finished), self._gather(finished), strict=True))
-        return [results[f.key] if f.key in results else _failure(f) for f in futures]
+        return [results[f.key] if f.key in results else self._failure(f) for f in futures]
 
     def _gather(self, futures: list[Any]) -> list[Any]:
         if not futures:
@@ -134,10 +138,17 @@ class Flight:
             coming.cancel()
             if len(futures) > 1:
                 return [r for f in futures for r in self._gather([f])]
-            return [Failure("lost", LOST_RESULT)]
+            return [Failure("lost", LOST_RESULT) if self._client.status == "running" else CUT_OFF]
 
-
-def _failure(future: Any) -> Failure:
-    """Of a slab whose worker could not even tell: it died, or was taken away."""
-    error = future.exception() if future.status == "error" else None
-    return Failure.of(error) if error is not None else Failure("lost", f"the slab was {future.status}")
+    def _failure(self, future: Any) -> Failure:
+        """Of a slab whose worker could not even tell: it died, was taken away, or cannot be reached any more."""
+        if self._client.status != "running":
+            return CUT_OFF
+        if future.status not in ("error", "cancelled"):
+            return Failure("lost", f"the slab was {future.status}")
+        try:
+            future.result(GATHER_S)
+        except Exception as error:
+            cut_off = getattr(error, "reason", "") == "scheduler-connection-lost"  # and it was found again
+            return CUT_OFF if cut_off else Failure.of(error)
+        raise AssertionError("it has failed")

@@ -14,6 +14,7 @@ from pipeline.check import Check, first
 from pipeline.errors import ZmendError
 from pipeline.merge import audit
 from pipeline.slab import Job
+from pipeline.threads import in_order
 from pipeline.volume import Volume
 
 
@@ -39,7 +40,7 @@ def identity(merged: Volume, job: Job, threads: int, tally: Counter[str]) -> Che
         )
 
     with ThreadPoolExecutor(threads) as pool:
-        for changed, kept, finding in pool.map(look, whole.cells(_coarse_grain(job.source))):
+        for changed, kept, finding in in_order(pool, look, whole.cells(_coarse_grain(job.source))):
             tally.update(changed=changed, compared=kept)
             check.findings += [finding] if finding else []
     check.detail = f"{tally['compared']} voxels outside the mask compared, {tally['changed']} differ"
@@ -52,10 +53,11 @@ def pyramid(out: str, job: Job, threads: int) -> Check:
     with ThreadPoolExecutor(threads) as pool:
         for i, source in enumerate(coarser, start=1):
             whole = Box.of(source.shape)
-            boxes = [cell & whole for cell in whole.cells(_coarse_grain(source))]
-            wrong = list(pool.map(lambda box, i=i: audit(job.source, out, i, box), boxes))
-            for what, count in (("voxels", sum(w[0] for w in wrong)), ("labels", sum(w[1] for w in wrong))):
-                check.findings += [f"{count} {what} of level {i} are not what is under them"] if count else []
+            boxes = (cell & whole for cell in whole.cells(_coarse_grain(source)))
+            wrong: Counter[str] = Counter()
+            for voxels, labels in in_order(pool, lambda box, i=i: audit(job.source, out, i, box), boxes):  # type: ignore[misc]
+                wrong.update(voxels=voxels, labels=labels)
+            check.findings += [f"{n} {what} of level {i} are not what is under them" for what, n in wrong.items() if n]
     check.detail = f"{len(coarser)} coarser levels computed anew"
     return check
 

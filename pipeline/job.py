@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ from pipeline.ledger import Ledger
 from pipeline.merge import check_pyramid
 from pipeline.plan import Geometry, Plan, Slab, hashed, make
 from pipeline.recipe import Recipe, digest
-from pipeline.restorer import Needs, load, proven
+from pipeline.restorer import Needs, Restorer, load, proven
+from pipeline.selftest import CPU, OnDevice
 from pipeline.site import Site
 from pipeline.slab import Job
 from pipeline.slabs import Slabs
@@ -177,7 +179,22 @@ def _batch(config: Config, source: Volume) -> int:
         return int(kept)
     restorer, _ = load(config.recipe.model_copy(update={"batch": 1}), source.voxel_nm)
     measure = getattr(restorer, "best_batch", None)
+    if measure and config.site.kind not in ("local", "cuda") and _without_gpu(restorer):
+        raise ConfigError(
+            "the best batch cannot be measured here",
+            where="recipe.batch: 0",
+            why="it is measured on the host that plans, which has no GPU, and the workers are on others",
+            do="give a number; zmend plan tells it where a GPU is: srun --gres=gpu:1 zmend plan zmend.yaml",
+        )
     return int(measure()) if measure else 1
+
+
+def _without_gpu(restorer: Restorer) -> bool:
+    """Whether a restorer that could use a GPU finds none here."""
+    try:
+        return isinstance(restorer, OnDevice) and restorer.device() == CPU
+    except ImportError:  # not even torch
+        return True
 
 
 def _check_intensity(recipe: Recipe, source: Volume) -> None:
@@ -250,10 +267,12 @@ def plan_path(out: str, plan_hash: str) -> str:
 
 def dump(plan: Plan) -> bytes:
     """A plan file: JSON, one slab a line, so that people can read and compare two."""
-    text = bytearray(json.dumps({"hash": plan.hash, **plan.header}, indent=1)[:-2].encode() + SLABS)
+    text = BytesIO()  # which, unlike a bytearray, is not copied to become bytes: a million slabs are 120 MB
+    text.write(json.dumps({"hash": plan.hash, **plan.header}, indent=1)[:-2].encode() + SLABS)
     for n, line in enumerate(plan.slabs.lines()):
-        text += (f",\n{line}" if n else line).encode()
-    return bytes(text + END)
+        text.write((f",\n{line}" if n else line).encode())
+    text.write(END)
+    return text.getvalue()
 
 
 SLABS, END = b',\n "slabs": [\n', b"\n]}\n"

@@ -176,7 +176,9 @@ def _bad_record(where: str, why: str) -> VolumeError:
 
 
 def sweep(out: str) -> int:
-    """Remove what writers that were killed left half-made. For the holder of the store's lock, after a dead one."""
+    """Remove what writers that were killed left half-made, and say how many. For the holder of the store's lock, before
+    anybody works for it: a writer of an earlier run that lives still has lost the store, and nobody wants its work.
+    """
     files = Files(out)
     documents = [name for name in files.names() or () if name.endswith(".partial")]
     for name in documents if files.local is not None else ():

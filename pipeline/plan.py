@@ -189,21 +189,21 @@ def make(
 def totals(pieces: Iterable[Piece], geometry: Geometry, chunk: ZYX, itemsize: int, draws: int = 0) -> dict[str, int]:
     """Slabs, flagged voxels (an upper bound where masks are used), bytes, peak memory and seconds of one worker.
 
+    Pieces come as `cut` yields them: of two with the same lateral corner the one that is further along z is the later.
     draws: of the ensemble, on top of restoring once; 0 where no spread is asked for.
     """
-    count = voxels = read = write = memory = 0
-    touched: dict[
-        tuple[int, tuple[int, ...]], int
-    ] = {}  # (layer of chunks, slab's corner): voxels that a merge rewrites
+    count = voxels = read = write = merge = memory = 0
+    reached: dict[tuple[int, ...], int] = {}  # the section up to which chunks are counted, by lateral corner
     for p in pieces:
         count += 1
         flagged = _flagged_voxels(p)
         voxels += flagged
         read += _chunked(p.read, chunk, geometry.shape) * itemsize
         write += flagged * (itemsize + 1 + bool(draws))  # the restored voxel, its label, its spread
-        block = _chunked(p.write, chunk, geometry.shape)
-        layers = range(p.write.start[0] // chunk[0], -(-p.write.stop[0] // chunk[0]))
-        touched.update(((layer, p.write.start[1:]), block // len(layers)) for layer in layers)
+        fresh = max(p.write.start[0] // chunk[0] * chunk[0], reached.get(p.write.start[1:], 0))
+        if fresh < p.write.stop[0]:  # else all of its chunks were counted with the piece before it
+            merge += _chunked(p.write.with_z(fresh, p.write.stop[0]), chunk, geometry.shape)
+            reached[p.write.start[1:]] = -(-p.write.stop[0] // chunk[0]) * chunk[0]
         memory = max(memory, bytes_in_hand(p.read, p.write, itemsize, draws))
     n = geometry.needs
     return {
@@ -211,7 +211,7 @@ def totals(pieces: Iterable[Piece], geometry: Geometry, chunk: ZYX, itemsize: in
         "voxels": voxels,
         "bytes_to_read": read,
         "bytes_to_write": write,
-        "bytes_to_merge": 2 * sum(touched.values()) * itemsize,  # each touched chunk of the source, read and written
+        "bytes_to_merge": 2 * merge * itemsize,  # each touched chunk of the source, read and written
         "peak_memory_bytes": memory + bytes_of_restorer(n) if count else 0,
         "seconds": round(n.seconds(voxels, draws)),
     }

@@ -37,7 +37,7 @@ class Recipe(BaseModel):
         ge=0,
         le=1024,
         description="tiles per network call, padded: part of the recipe since it can move the last bit; "
-        "0: the fastest on the GPU that plans, measured once and kept in the store",
+        "0: the fastest on the GPU of the host that plans, measured once and kept in the store",
     )
     feather_px: int = Field(8, ge=0, le=16, description="width of the ramp inside a damaged region, px")
     intensity: tuple[float, float] | None = Field(

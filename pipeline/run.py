@@ -81,8 +81,6 @@ def run(
         Seal(out, tell, lock.held),
     ):
         sweep_beside(out)
-        if lock.taken_over:
-            sweep(out)
         ledger = Ledger(out, lock.held)
         if asked := failpoint.armed():
             tell({"kind": "warning", "text": f"this run is made to fail: {failpoint.ENV}={asked}"})
@@ -100,6 +98,7 @@ def run(
             tell({"kind": "warning", "text": f"{spoiled} is not what was written; its slabs are done again"})
         ledger.pack()  # what a run that was killed left
         reap(config.site)  # jobs of a driver that was killed, before anything that they wrote is judged
+        sweep(out)
         with Crew(config.site, tell, lambda: stop.requested) as crew:
             kept = _keep(crew, proposal, _post(proposal, lock.name, anything=False), ledger, named)
             if stop.requested:

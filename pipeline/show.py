@@ -101,7 +101,7 @@ def plan(document: dict[str, Any]) -> None:
     table.add_row(
         "restorer",
         f"{restorer['name']} ({restorer['digest'][:12]}), tile {restorer['tile']} px, halo {restorer['halo']} px, "
-        f"gaps up to {restorer['max_gap']}",
+        f"gaps up to {restorer['max_gap']}, batch {restorer['batch']}",
     )
     table.add_row("slabs", f"{sums['slabs']}, of {document['slab_cell'][1]} × {document['slab_cell'][2]} px")
     table.add_row("voxels", f"{sums['voxels']:,} flagged at most (masks are counted as their boxes)")

@@ -22,7 +22,9 @@ SLURM_KEYS = (
 )  # fmt: skip
 SCHEDULER_KEYS = ("address", "scheduler_file", "tls")
 ELSEWHERE = (*SLURM_KEYS, *SCHEDULER_KEYS, "kind", "name", "workers", "threads", "patience_s")  # say nothing elsewhere
-WALLTIME = re.compile(r"^(\d+-)?\d{1,2}:\d\d(:\d\d)?$")
+SIXTY = "[0-5]?[0-9]"
+# minutes, m:s, h:m:s, d-h, d-h:m, d-h:m:s. SLURM would carry 99 seconds over, but whoever writes them is mistaken.
+WALLTIME = re.compile(rf"[0-9]+|[0-9]+:{SIXTY}|[0-9]+:{SIXTY}:{SIXTY}|[0-9]+-(2[0-3]|[01]?[0-9])(:{SIXTY}){{0,2}}")
 ALONE_S = {"local": 60.0, "cuda": 60.0}  # a nanny gives up on a worker that dies again and again
 QUEUED_S = 86400.0  # a job may wait that long in a queue
 
@@ -90,8 +92,13 @@ class Site(BaseModel):
     @field_validator("walltime", mode="before")
     @classmethod
     def _a_time(cls, time: Any) -> Any:
-        if not isinstance(time, str) or not WALLTIME.match(time):  # YAML reads a bare 12:00:00 as 43200
-            raise _unfit("walltime is no time of SLURM's", "put it in quotes: walltime: '12:00:00', or '2-00:00:00'")
+        remedy = "put it in quotes: walltime: '12:00:00', or '2-00:00:00'"
+        if not isinstance(time, str):  # YAML reads a bare 12:00:00 as 43200
+            raise _unfit("walltime is no time of SLURM's", remedy)
+        if not WALLTIME.fullmatch(time):
+            raise _unfit("walltime is no time of SLURM's", f"minutes and seconds end at 59; {remedy}")
+        if not walltime_s(time):  # SLURM's word for no limit at all, and of that nothing can be foreseen
+            raise _unfit("walltime is no time at all", remedy)
         return time
 
     @model_validator(mode="after")
@@ -127,7 +134,7 @@ class Site(BaseModel):
 
 
 def walltime_s(text: str) -> int:
-    """Seconds of a time as SLURM writes it: mm:ss, hh:mm:ss, d-hh:mm or d-hh:mm:ss."""
+    """Seconds of a time as SLURM writes it: m, m:s, h:m:s, d-h, d-h:m or d-h:m:s."""
     days, _, rest = text.rpartition("-")
     parts = [int(p) for p in rest.split(":")]
     scale = (3600, 60, 1) if days or len(parts) == 3 else (60, 1)

@@ -6,13 +6,14 @@ import json
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.box import Box
-from pipeline.ids import WIDTH, Ids
+from pipeline.ids import WIDTH, Ids, column, order
 
 TOGETHER = 4096  # slabs that are made at once when one goes through them
 
@@ -70,8 +71,16 @@ class Slabs(Sequence[Slab]):
     def __contains__(self, slab: object) -> bool:
         return isinstance(slab, Slab) and any(self[int(i)] == slab for i in self._places(slab.id))
 
+    @cached_property
+    def _sorted(self) -> tuple[Ids, NDArray[np.int64]]:
+        """The ids in ascending order, and where each stands here."""
+        at = order(self.ids)
+        return Ids(self.ids[at]), at
+
     def _places(self, slab_id: str) -> NDArray[np.int64]:
-        return np.flatnonzero(self.ids == np.frombuffer(_sixteen(slab_id), f"S{WIDTH}"))
+        ids, at = self._sorted
+        first, last = (np.searchsorted(ids.raw, column([slab_id]), side) for side in ("left", "right"))
+        return at[int(first[0]) : int(last[0])]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Slabs):

@@ -83,7 +83,7 @@ def verify(
         "inputs": lambda: lineage.inputs(plan, job),
         "digests": lambda: digests.digests(records, job, threads, tally),
         "lineage": lambda: lineage.lineage(plan, records, job),
-        "sources": lambda: lineage.sources(plan, records, job),
+        "sources": lambda: lineage.sources(records, job),
         "certificate": lambda: certified(out, job, recompute=replay > 0),
         "replay": lambda: replay_slabs(plan, records, job, replay, seed),
     }

@@ -46,6 +46,13 @@ class Measured(Textured):
         return 4 * Measured.measured
 
 
+class Tuned(Drifting):
+    """A GPU would tell it its best batch."""
+
+    def best_batch(self) -> int:
+        return 8
+
+
 class Lame(Drifting):
     """The first process that tests it computes nonsense, whatever it computes."""
 

@@ -195,3 +195,12 @@ def test_a_failure_tells_what_people_need() -> None:
         "kind": "failure", "cause": "transient", "attempt": 1, "error": "OSError: no answer", "worker": "tcp://a:1", "again": True,
     }  # fmt: skip
     assert 0.5 <= event["delay_s"] < 1
+
+
+def test_to_be_cut_off_from_the_scheduler_is_no_failure() -> None:
+    """All slabs in flight come back at once: ten of them would be taken for a run in which everything fails alike."""
+    told: list[dict[str, Any]] = []
+    attempts = Attempts(BUDGETS, told.append)
+    for n in range(50):
+        assert attempts.judge(slab(n % 5), Failure("cut off", "x")) == Verdict(True)
+    assert told == [] and attempts.given_up == []

@@ -79,6 +79,19 @@ def test_threads_are_those_of_the_workers_host() -> None:
     assert threads_per_worker(Site(kind="slurm", cores=6, threads=2)) == 2
 
 
+def test_gpus_share_the_hosts_cores_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `kind: cuda` and nothing else there are as many workers as GPUs, and not one."""
+    monkeypatch.setattr(cluster, "visible_gpus", lambda: (8, ""))
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert cluster.processes_here(Site(kind="cuda")) == 8
+    assert cluster.processes_here(Site(kind="cuda", workers=3)) == 3
+    assert cluster.processes_here(Site(kind="cuda", workers=99)) == 8
+    assert threads_per_worker(Site(kind="cuda")) == 8
+    assert cluster.memory_per_worker(Site(kind="cuda")) * 8 <= cluster.memory_per_worker(Site(workers=1))
+    monkeypatch.setattr(cluster, "visible_gpus", lambda: (0, "none"))
+    assert cluster.processes_here(Site(kind="cuda", workers=3)) == 3
+
+
 # --- a scheduler that is there already
 
 

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -118,6 +119,22 @@ def test_a_worker_that_is_killed_is_replaced_and_its_slabs_done(tmp_path: Path) 
     assert max(done.values()) == 1
 
 
+def test_what_came_home_is_not_done_again_when_its_worker_dies(tmp_path: Path) -> None:
+    """dask computes anew whatever a client still holds of a dead worker, though what it wrote is on the disk."""
+    home: set[str] = set()
+
+    def kill(run: Run) -> None:
+        if len(run.done) == 20:
+            home.update(d["slab"] for d in run.done)
+            for pid in {d["pid"] for d in run.done}:
+                os.kill(pid, 9)
+
+    run = Run(toys.Tallied(str(tmp_path), seconds=0.05), 60)(kill)
+    assert run.once_each()
+    times = Counter(mark.name.partition(".")[0] for mark in tmp_path.iterdir())
+    assert {times[slab] for slab in home} == {1}
+
+
 def test_a_slab_that_kills_workers_is_given_up_and_takes_no_innocents_along(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +172,24 @@ def test_a_worker_that_comes_late_gets_work() -> None:
     assert len(since) < 400, "and not only what the first left over"
 
 
+def test_no_worker_gets_more_than_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """dask gives tasks of one big group to one worker as long as there are any at hand (`is_rootish`): slabs that are
+    sent together would all go to one, and others would run dry. So each is a group of its own.
+    """
+    monkeypatch.setattr(pace, "AHEAD_S", 0.0)
+    most, groups = [], set()
+
+    def look(run: Run) -> None:
+        scheduler = run.crew._client.cluster.scheduler
+        most.append(max(len(ws.processing) for ws in scheduler.workers.values()))
+        groups.update(len(ts.group) for ts in list(scheduler.tasks.values()))
+
+    run = Run(toys.Echo(seconds=0.3), 90, workers=3)(look)
+    assert run.once_each()
+    assert groups == {1}
+    assert max(most) <= pace.PER_WORKER + 1, most
+
+
 def test_an_unfit_worker_leaves_and_the_other_does_its_slabs(tmp_path: Path) -> None:
     run = Run(toys.Stranger(str(tmp_path), seconds=0.02), 30, error=1)()
     assert run.once_each()
@@ -186,8 +221,8 @@ def test_everything_fails_alike_and_the_run_stops(tmp_path: Path) -> None:
 
 
 def test_nobody_waits_for_workers_that_are_all_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "workers", lambda client: 0)
-    roll = Roll(object(), Site.model_validate({"workers": 1, "patience_s": 30}), lambda event: None)
+    monkeypatch.setattr(crew, "present", lambda client: ())
+    roll = Roll(SimpleNamespace(status="running"), Site.model_validate({"workers": 1, "patience_s": 30}), lambda event: None)
     began = time.monotonic()
     roll.look(began + 1)
     with pytest.raises(UnfitError, match="no worker is left") as e:

@@ -83,7 +83,8 @@ def test_memory_is_read_as_slurm_reads_it(text: str, size: int) -> None:
 def test_images_hold_all_that_is_installed_at_the_pinned_versions(recipe: str) -> None:
     text = (ROOT / "deploy" / recipe).read_text()
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    for part in (*packages, "pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
+    folders = {name.partition(".")[0] for name in packages}
+    for part in (*folders, "pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
         assert re.search(rf"(?m)^(COPY|   ).*\b{re.escape(part)}\b", text), part
     (pin,) = re.findall(r"(?m)^(torch==.*)$", (ROOT / "constraints.txt").read_text())
     assert f"{pin} " in text or f"{pin}\n" in text
@@ -104,6 +105,12 @@ def test_every_example_is_a_site() -> None:
     for path in SITES:
         job = {"volume": {"path": "a"}, "flags": "b", "output": {"path": "c"}}
         check({**job, "site": yaml.safe_load(path.read_text())}, path.name)
+
+
+def test_no_line_of_the_crontab_is_cut_short() -> None:
+    """cron takes a bare % for the end of the command, and says nothing."""
+    lines = [line for line in (ROOT / "deploy/nightly.cron").read_text().splitlines() if not line.startswith("#")]
+    assert lines and not any("%" in line for line in lines)
 
 
 def test_every_setting_of_dask_has_a_reason_and_exists() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from pipeline.box import Box
 from pipeline.flagfile import parse
 from pipeline.flags import Flag, Flags
 from pipeline.paper import paper_plan
-from pipeline.plan import Geometry, cut, name, not_restorable, runs, totals
+from pipeline.plan import Geometry, Piece, cut, name, not_restorable, runs, totals
 from pipeline.restorer import Needs
 
 SHAPE = (20, 100, 100)
@@ -148,3 +150,26 @@ def test_planning_a_petabyte_takes_less_than_300_mib() -> None:
     code = "from pipeline.paper import paper_plan as p; print(p((25_000, 200_000, 200_000), 0.02, 8192, 60.0)['planning_peak_mib'])"
     found = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
     assert int(found.stdout) < 300
+
+
+@given(random_flags(), st.integers(1, 8))
+def test_each_touched_chunk_is_merged_once(items: Flags, depth: int) -> None:
+    chunk, edge = (depth, 32, 32), Box.of(SHAPE)
+    pieces = list(cut(items, GEOMETRY))
+    touched = {cell for p in pieces for cell in p.write.aligned(chunk).cells(chunk)}
+    assert totals(pieces, GEOMETRY, chunk, 1)["bytes_to_merge"] == 2 * sum((cell & edge).size for cell in touched)
+
+
+def test_a_million_slabs_are_added_up_in_the_memory_of_one_section() -> None:
+    def pieces(sections: int) -> Iterator[Piece]:
+        for z in range(1, 2 * sections, 2):
+            for y in range(0, 1280, 64):
+                yield Piece(box := Box((z, y, 0), (z + 1, y + 64, 64)), box, ())
+
+    most = []
+    for sections in (50, 1000):
+        tracemalloc.start()
+        totals(pieces(sections), Geometry((3000, 1280, 64), (1, 64, 64), NEEDS), (1, 64, 64), 1)
+        most.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert most[1] < most[0] + 20_000, most

@@ -14,7 +14,7 @@ from pipeline.blend import LEFT
 from pipeline.box import Box
 from pipeline.config import check as validate
 from pipeline.config import load
-from pipeline.errors import InputError, Interrupted, PlanChangedError, StoreLockedError, ZmendError
+from pipeline.errors import ConfigError, InputError, Interrupted, PlanChangedError, StoreLockedError, ZmendError
 from pipeline.job import open_job, propose
 from pipeline.lock import StoreLock
 from pipeline.run import Stop, remerge, run
@@ -455,3 +455,34 @@ def test_a_batch_that_was_measured_is_kept(job: Job) -> None:
     assert redone(job, **measured) == set()
     assert propose(job.load("other.zarr", **measured)).plan.header["recipe"]["batch"] == 8, "another store, another GPU"
     assert propose(job.load("other.zarr", recipe={"restorer": "linear", "batch": 0})).plan.header["recipe"]["batch"] == 1
+
+
+def test_a_batch_is_not_guessed_for_gpus_that_are_elsewhere(job: Job) -> None:
+    """It would be kept in the store, and every run to come would be slow, without a word."""
+    job.flags("3\n")
+    parts = {"recipe": {"restorer": "tests.devices:Tuned", "batch": 0}}
+    for site in ({"kind": "slurm", "gpus": 1, "workers": 1}, {"kind": "scheduler", "address": "tcp://a:1", "workers": 1}):
+        with pytest.raises(ConfigError, match="the best batch cannot be measured here") as e:
+            propose(job.load(**parts, site=site))
+        assert "srun --gres=gpu:1 zmend plan" in e.value.do
+        given = {"recipe": {**parts["recipe"], "batch": 4}}
+        assert propose(job.load(**given, site=site)).plan.header["recipe"]["batch"] == 4
+    job.run(**parts)
+    assert propose(job.load(**parts, site=site)).plan.header["recipe"]["batch"] == 8, "as the store has it"
+
+
+def test_half_made_files_are_swept_by_the_next_run_and_never_under_a_live_one(job: Job) -> None:
+    """A worker that was killed leaves them, though its run went on and ended well. Named as zarr and as we name them."""
+    job.run()
+    out = job.folder / "out.zarr"
+    before = store_digest(out)
+    halves = [out / "zmend/overlay/c/3/0/0.0f1e.partial", out / "labels/synthetic/0/c/3/0/.1.2d3c.partial", out / "zmend/records/ab/.ab12.json.77.partial"]
+    for half in halves:
+        half.parent.mkdir(parents=True, exist_ok=True)
+        half.write_bytes(b"half")
+    with StoreLock(str(out)), pytest.raises(StoreLockedError):
+        job.run()
+    assert all(half.exists() for half in halves), "whoever holds the store may be writing them"
+    job.run()
+    assert store_digest(out) == before
+    assert not list(out.rglob("*.partial"))

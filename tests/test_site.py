@@ -29,6 +29,11 @@ GOOD = {"volume": {"path": "raw.zarr"}, "flags": "flags.csv", "output": {"path":
         ({"kind": "scheduler", "address": "a", "scheduler_file": "b"}, "one of the two", "address: tls://host:8786"),
         ({"kind": "slurm", "walltime": 43200}, "walltime is no time of SLURM's", "put it in quotes: walltime: '12:00:00'"),
         ({"kind": "slurm", "walltime": "soon"}, "walltime is no time of SLURM's", "put it in quotes"),
+        ({"kind": "slurm", "walltime": "99:99:99"}, "'99:99:99': walltime is no time of SLURM's", "minutes and seconds end at 59"),
+        ({"kind": "slurm", "walltime": "1-24:00"}, "'1-24:00': walltime is no time of SLURM's", "put it in quotes"),
+        ({"kind": "slurm", "walltime": "1:00:00\n"}, "is no time of SLURM's", "put it in quotes"),
+        ({"kind": "slurm", "walltime": "٣٠"}, "is no time of SLURM's", "put it in quotes"),
+        ({"kind": "slurm", "walltime": "0:00"}, "'0:00': walltime is no time at all", "put it in quotes"),
         ({"kind": "slurm", "memory": "much"}, "'memory' is 'much'", "mend the value"),
         ({"kind": "pbs"}, "'kind' is 'pbs'", "mend the value"),
     ],
@@ -47,8 +52,10 @@ def test_yaml_reads_a_bare_walltime_as_a_number(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("walltime", "seconds"), [("30:00", 1800), ("04:00:00", 14400), ("1-00:00:00", 86400), ("2-12:30", 217800), ("0-01:00", 3600)]
-)
+    ("walltime", "seconds"),
+    [("30:00", 1800), ("04:00:00", 14400), ("1-00:00:00", 86400), ("2-12:30", 217800), ("0-01:00", 3600),
+     ("90", 5400), ("90:00", 5400), ("3-7", 284400), ("100:00:00", 360000), ("1-23:59:59", 172799)],
+)  # fmt: skip
 def test_walltimes_are_slurms(walltime: str, seconds: int) -> None:
     assert Site(kind="slurm", walltime=walltime).walltime_s == seconds
 

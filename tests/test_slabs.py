@@ -38,6 +38,9 @@ def test_one_slab_a_slice_and_membership() -> None:
     assert Slab(some(5)[4].id, Box((0, 0, 0), (1, 1, 1)), Box((0, 0, 0), (1, 1, 1))) not in slabs
     with pytest.raises(IndexError):
         slabs[5]
+    twice = Slabs.of([*some(3), *reversed(some(5))])
+    assert all(s in twice for s in some(5))
+    assert Slab("f" * 32, some(1)[0].write, some(1)[0].read) not in twice
 
 
 def test_but_those_that_are_done() -> None:

@@ -218,6 +218,15 @@ class Echo:
     def strike(self) -> None: ...
 
 
+class Tallied(Echo):
+    """Leaves a mark each time that a slab is done."""
+
+    def __call__(self, row):
+        found = super().__call__(row)
+        _once(self.marks, f"{row[0]}.{time.monotonic_ns()}")
+        return found
+
+
 class Slowed(Echo):
     """One slab takes for ever, the first time."""
 

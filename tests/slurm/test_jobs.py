@@ -75,6 +75,15 @@ def test_what_slurm_refuses_is_said_in_its_words(tmp_path: Path) -> None:
     assert "zmend doctor" in e.value.do
 
 
+def test_an_interface_that_is_not_there_is_named_and_nothing_is_submitted(tmp_path: Path) -> None:
+    with pytest.raises(UnfitError, match="the scheduler of the jobs cannot be started on this host") as e, connect(site(tmp_path, interface="nope0")):
+        pass
+    assert e.value.where == "site.interface nope0"
+    assert "nope0" in e.value.why and "`ip address` lists them" in e.value.do
+    empties()
+    assert not list(tmp_path.glob("tls-*"))
+
+
 def test_jobs_that_end_before_they_work_are_not_replaced_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "POLL_S", 0.3)
     with connect(site(tmp_path, setup=["echo no such module >&2", "exit 3"])) as client:

@@ -73,6 +73,22 @@ def test_the_scripts_run_through_whatever_they_are_told(job: Job) -> None:
     assert state(driver).startswith("COMPLETED")
 
 
+def test_of_two_drivers_the_second_waits_for_the_first(job: Job) -> None:
+    """Submitted twice, by mistake: side by side the later would take the scheduler's file away from the earlier."""
+    batch = Batch(job, "twice.zarr")
+    first, second = batch.submit("driver.sbatch"), batch.submit("driver.sbatch")
+    batch.until(lambda: state(first).startswith("RUNNING"), "the first runs")
+    batch.until(lambda: "Dependency" in reason(second), "SLURM has looked at the second", 20)
+    assert state(second).startswith("PENDING")
+    subprocess.run(["scancel", second, first], check=True)
+    empties(40)
+
+
+def reason(job: str) -> str:
+    told = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True).stdout
+    return told.partition("Reason=")[2].split()[0]
+
+
 def test_workers_without_a_driver_end_by_themselves(job: Job) -> None:
     batch = Batch(job, "orphans.zarr")
     batch.submit("workers.sbatch")
