@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -133,6 +135,13 @@ def reasons(document: dict[str, Any]) -> None:
     if back := document["taken_back"]:
         places = ", ".join(f"{a}:{b}" for a, b in back[:SHOWN_FLAGS])
         out.print(f"taken back, the source's voxels come again: sections {places}{' …' * (len(back) > SHOWN_FLAGS)}")
+
+
+def night(document: dict[str, Any]) -> None:
+    """A cycle: its page."""
+    with Path(document["page"]).open() as page:
+        out.print(Markdown(page.read()))
+    out.print(f"this page: {escape(document['page'])}")
 
 
 def _span(write: list[Any]) -> str:
@@ -304,7 +313,9 @@ def pairs(document: dict[str, Any]) -> None:
 
 def scanned(document: dict[str, Any]) -> None:
     """What a scan found: how many of each class, and the surest of them."""
-    table = Table(title=f"{document['found']} flags in {escape(document['flags'])}", title_justify="left")
+    again = document["looked_at"] < document["sections"]
+    new = f", {document['added']} of them new, {document['gone']} gone" if again else ""
+    table = Table(title=f"{document['found']} flags in {escape(document['flags'])}{new}", title_justify="left")
     for column in ("section", "class", "where (y, x)", "why"):
         table.add_column(column)
     for row in document["rows"][:SHOWN_FLAGS]:
@@ -317,5 +328,9 @@ def scanned(document: dict[str, Any]) -> None:
         out.print(f"and {document['found'] - SHOWN_FLAGS} more; of all: {classes}")
     if document["jumps"]:
         out.print(f"the stack lies elsewhere from section {', '.join(map(str, document['jumps']))} on: align it first")
+    if document["held"]:
+        sections = ", ".join(map(str, document["held"]))
+        out.print(f"something else is found now in section {sections}: left as people have changed it")
     pace = document["bytes_read"] / max(document["seconds"], 1e-9)
-    out.print(f"read {size(document['bytes_read'])} in {document['seconds']:.1f} s ({size(pace)}/s)")
+    seen = f"looked at {document['looked_at']} of {document['sections']} sections, "
+    out.print(f"{seen}read {size(document['bytes_read'])} in {document['seconds']:.1f} s ({size(pace)}/s)")
