@@ -19,7 +19,7 @@ from pipeline.report.defects import Defect, sections
 from pipeline.report.page import number, short
 from pipeline.report.pictures import Purse, greys, heat, outline, shrunk
 from pipeline.report.scores import VISIBLE, Image, Scores, score
-from pipeline.report.window import Section, Store, View
+from pipeline.report.window import Pair, Section, Store, View
 
 Json = dict[str, Any]
 RECORDS = 3  # of one defect that are read again and told of: those of the slabs with the most restored voxels
@@ -114,7 +114,7 @@ def _scores(view: View, low: float, high: float) -> Scores:
     def grey(image: NDArray[Any]) -> Image:
         return (image.astype(np.float64) - low) * (255 / (high - low))
 
-    def side(pair: tuple[Section | None, Section | None]) -> tuple[Image | None, Image | None]:
+    def side(pair: Pair) -> tuple[Image | None, Image | None]:
         near, far = (grey(s.image) if s is not None and s.intact else None for s in pair)
         return near, far
 
@@ -140,8 +140,8 @@ def card(drawn: Drawn, *, judged: bool) -> Json:
         "judged": judged,
         "images": {k: drawn.images.get(k, "") for k in (*PARTS, "cut_damaged", "cut_restored", "spread")},
         "captions": {
-            "previous": f"previous, z {z0 - 1}", "damaged": f"damaged, z {z}", "restored": f"restored, z {z}",
-            "next": f"next, z {z1}",
+            "previous": _named("previous", view.before[0]), "next": _named("next", view.after[0]),
+            "damaged": f"damaged, z {z}", "restored": f"restored, z {z}",
             "spread": f"spread of the ensemble, black 0 to light {drawn.spread_top:.0f} grey levels",
         },
         "notes": {"previous": _about(view.before[0]), "next": _about(view.after[0])},
@@ -154,6 +154,10 @@ def card(drawn: Drawn, *, judged: bool) -> Json:
 
 
 PARTS = ("previous", "damaged", "restored", "next")
+
+
+def _named(word: str, section: Section | None) -> str:
+    return word if section is None else f"{word}, z {section.z}"
 
 
 def _about(section: Section | None) -> str:

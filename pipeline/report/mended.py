@@ -26,7 +26,7 @@ from pipeline.volume import Volume
 
 PICTURED = 200  # defects with pictures; the others are a row of the table
 EDGES = ((40, 448), (100, 320), (PICTURED, 256))  # (up to so many defects, px of a picture)
-PICTURE_BYTES, ONE_BYTES = 15_000_000, 450_000  # of all pictures, as text, and of one defect's
+PICTURE_BYTES, ONE_BYTES = 17_000_000, 450_000  # of all pictures, as text, and of one defect's
 ROWS = 5000  # of the table
 JUDGED = 30_000  # rows of verdicts, one a defect and slab, that a page holds
 HEADER = ("defect", "slab", "z0", "z1", "y0", "y1", "x0", "x1")  # of verdicts; then verdict, note, plan
@@ -169,7 +169,7 @@ def _order(found: int, drawn: int, judged: int) -> str:
         "its neighbours than intact sections are, and steps at the rim."
     )
     if drawn < found:
-        text += f" {drawn} of {number(found)} have pictures, those of which records tell the worst; the rest is a table."
+        text += f" {drawn} of {number(found)} have pictures, the worst by their records; the rest is a table."
     if found > ROWS:
         text += f" The first {number(ROWS)} are listed."
     if judged < found:

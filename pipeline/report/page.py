@@ -1,4 +1,4 @@
-"""Page: a document to one HTML file that works from disk, asks nothing of the network, and runs its own script alone."""
+"""Page: a document to one HTML file that works from disk, asks nothing of the network, runs its own script alone."""
 
 from __future__ import annotations
 

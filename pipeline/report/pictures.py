@@ -12,7 +12,7 @@ from PIL import Image
 from skimage.measure import approximate_polygon, find_contours
 
 U8: TypeAlias = NDArray[np.uint8]
-QUALITIES = (82, 68, 52, 36)  # of WebP; the first whose bytes fit is taken
+QUALITIES = (82, 68, 52, 36, 20)  # of WebP; one whose bytes fit is taken
 POINTS = 1500  # of one outline; a mask of dust would make a page of points
 CORNER = 0.7  # px that an outline may lie off
 
@@ -61,14 +61,16 @@ class Purse:
 
     def __init__(self, total: int) -> None:
         self.left = total
+        self._last = 0  # the quality that the last ones took: the next ones are much like them
 
     def spend(self, images: dict[str, U8], share: int) -> dict[str, str] | None:
-        """The pictures as data URIs, at the best quality that keeps within `share`; None where the purse is empty."""
-        for quality in QUALITIES:
-            found = {name: _uri(image, quality) for name, image in images.items()}
+        """The pictures as data URIs, of a quality that keeps within `share`; None where the purse is empty."""
+        for number in range(max(0, self._last - 1), len(QUALITIES)):
+            found = {name: _uri(image, QUALITIES[number]) for name, image in images.items()}
             cost = sum(map(len, found.values()))
             if cost <= share:
                 break
+        self._last = number
         if cost > self.left:
             return None
         self.left -= cost

@@ -18,6 +18,7 @@ from skimage.metrics import structural_similarity
 Image: TypeAlias = NDArray[np.float64]  # (Y, X), black 0 to white 255
 Mask: TypeAlias = NDArray[np.bool_]
 LEAST = 256  # voxels; fewer say nothing
+AROUND = 16  # px around the mask that filters see
 NEAR = 6  # px on both sides of a rim that tell how much neighbouring voxels differ anyway
 VISIBLE = 1.5  # times as large a step at the rim as around it: people see that
 
@@ -40,16 +41,15 @@ class Scores:
         return 0.0 if self.ncc is None or self.ncc_intact is None else max(0.0, self.ncc_intact - self.ncc)
 
 
-def score(
-    made: Image, mask: Mask, sides: Iterable[tuple[Image | None, Image | None]], *, rim: Mask | None = None
-) -> Scores:
-    """All scores of one window. mask: restored voxels. sides: (next to the defect, one further) on both sides.
-
-    rim: the voxels whose outline is looked at for a step; by default those of the mask.
-    """
-    near = [(a, b) for a, b in sides if a is not None]
-    found = dict(zip(("seam", "seam_grey"), seam(made, mask if rim is None else rim), strict=True))
-    if mask.sum() < LEAST or not near:
+def score(made: Image, mask: Mask, sides: Iterable[tuple[Image | None, Image | None]]) -> Scores:
+    """All scores of one window. mask: restored voxels. sides: (next to the defect, one further) on both sides."""
+    if mask.sum() < LEAST:
+        return Scores()
+    here = _around(mask)
+    made, mask = made[here], mask[here]
+    found = dict(zip(("seam", "seam_grey"), seam(made, mask), strict=True))
+    near = [(a[here], None if b is None else b[here]) for a, b in sides if a is not None]
+    if not near:
         return Scores(**found)
     detail = _mean([_detail(a, mask) for a, _ in near])
     return Scores(
@@ -60,6 +60,13 @@ def score(
         grey_shift=float(made[mask].mean() - np.mean([a[mask].mean() for a, _ in near])),
         **found,
     )
+
+
+def _around(mask: Mask) -> tuple[slice, slice]:
+    """The part of a window that scores look at: the mask and a little around it."""
+    rows, columns = (np.flatnonzero(mask.any(axis=1 - axis)) for axis in (0, 1))
+    (y, x) = (slice(max(0, int(i[0]) - AROUND), int(i[-1]) + 1 + AROUND) for i in (rows, columns))
+    return y, x
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

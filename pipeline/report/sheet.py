@@ -144,7 +144,7 @@ def _score(flag: Flag) -> float | None:
 
 def _document(flags: str, source: Volume, found: Sequence[Flag], cards: list[Json], pictured: int) -> Json:
     name = flags.rpartition("/")[2]
-    rest = "" if pictured == len(cards) else f" {number(pictured)} have pictures, the least sure first; the rest is words."
+    rest = "" if pictured == len(cards) else f" {number(pictured)} have pictures, the least sure; the rest is words."
     return {
         "title": name,
         "sentence": f"{number(len(found))} flags of {source.root.uri.rpartition('/')[2]}, nothing restored yet. "

@@ -19,7 +19,8 @@ Voxels: TypeAlias = NDArray[Any]
 MARGIN = 32  # px of intact tissue around a small defect
 WIDEST = 2  # a defect wider than a picture is shown this much smaller at most; then a part of it is shown
 LOOKS = 16  # chunks of a defect that are looked at for the one that shows most of it
-DEEP = 6  # sections that a cut shows on both sides of a defect
+REACH = 8  # sections on both sides of the one that is shown, in which intact ones are looked for
+DEEP = 6  # sections that a cut shows on both sides
 
 
 def lateral(box: Box, centre: tuple[int, int], shape: ZYX, edge: int) -> Box:
@@ -66,7 +67,10 @@ class Section:
 
     z: int
     image: Voxels  # (Y, X)
-    intact: bool  # nothing in the window is labelled
+    intact: bool  # nothing in the window is labelled or absent, and the flag does not speak of it
+
+
+Pair = tuple[Section | None, Section | None]  # the section next to a defect, and the one further; None: there is none
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,8 @@ class View:
     """What is shown of one defect: sections of a window, and a cut along z. All are of the volume's type."""
 
     box: Box  # of the section shown
-    before: tuple[Section | None, Section | None]  # next to the defect, and one further; None: there is none
-    after: tuple[Section | None, Section | None]
+    before: Pair
+    after: Pair
     damaged: Voxels  # (Y, X)
     restored: Voxels
     labels: U8
@@ -95,39 +99,57 @@ class Store:
     labels: Volume
     uncertainty: Volume | None
 
-    def mended(self, box: Box) -> tuple[Voxels, U8]:
-        """Voxels as the merged volume has them, and labels: so an overlay that nobody merged is shown too."""
-        labels = self.labels.read(box)
-        return np.where(synthetic(labels), self.overlay.read(box), self.source.read(box)), labels
-
     def view(self, flag: Flag, chunks: Sequence[Box], edge: int) -> View:
         """What is shown of a flag, in windows of about `edge` px. chunks: see `densest`."""
         z, y, x = densest(flag, chunks, self.labels)
         box = lateral(flag.box.with_z(z, z + 1), (y, x), self.source.shape, edge)
-        z0, z1 = flag.box.start[0], flag.box.stop[0]
-        (restored, labels), before, after = self.mended(box), (z0 - 1, z0 - 2), (z1, z1 + 1)
-        row = _fullest(labels[0], y - box.start[1])
-        first, last = max(0, z0 - DEEP, z - 2 * DEEP), min(self.source.shape[0], z1 + DEEP, z + 2 * DEEP)
-        cut = Box((first, box.start[1] + row, box.start[2]), (last, box.start[1] + row + 1, box.stop[2]))
-        cut_restored, cut_labels = self.mended(cut)
+        block = Block.of(self, box.with_z(max(0, z - REACH), min(self.source.shape[0], z + REACH + 1)), flag)
+        first, last = max(block.z, z - DEEP), min(block.z + len(block.labels), z + DEEP + 1)
+        at, row = z - block.z, _fullest(block.labels[z - block.z], y - box.start[1])
+        line = slice(first - block.z, last - block.z), row
         return View(
-            box,
-            (self._section(box, before[0]), self._section(box, before[1])),
-            (self._section(box, after[0]), self._section(box, after[1])),
-            self.source.read(box)[0], restored[0], labels[0],
+            box, block.beside(z, -1), block.beside(z, 1), block.source[at], block.mended[at], block.labels[at],
             None if self.uncertainty is None else self.uncertainty.read(box)[0],
-            cut, self.source.read(cut)[:, 0], cut_restored[:, 0], cut_labels[:, 0],
+            Box((first, box.start[1] + row, box.start[2]), (last, box.start[1] + row + 1, box.stop[2])),
+            block.source[line], block.mended[line], block.labels[line],
         )  # fmt: skip
 
-    def _section(self, box: Box, z: int) -> Section | None:
-        """The window in another section of the source; None beyond the volume, and where the store lacks it."""
-        if not 0 <= z < self.source.shape[0]:
+
+@dataclass(frozen=True)
+class Block:
+    """A window in all sections around a defect, read at once: chunks are deep. All (Z, Y, X)."""
+
+    z: int  # of the first section
+    source: Voxels
+    mended: Voxels  # as the merged volume has them: so an overlay that nobody merged is shown too
+    labels: U8
+    there: list[bool]  # whether the source holds the section, or a part of it
+    intact: list[bool]
+
+    @staticmethod
+    def of(store: Store, box: Box, flag: Flag) -> Block:
+        """Read it."""
+        source, labels = store.source.read(box), store.labels.read(box)
+        mended = np.where(synthetic(labels), store.overlay.read(box), source)
+        gone = np.zeros(box.shape[0], np.int64)
+        for hole in store.source.absent(box):
+            z, y, x = (hole & box).within(box)
+            gone[z] += (y.stop - y.start) * (x.stop - x.start)
+        meant = [flag.box.start[0] <= z < flag.box.stop[0] for z in range(box.start[0], box.stop[0])]
+        intact = ~labels.any(axis=(1, 2)) & (gone == 0) & ~np.array(meant)
+        return Block(box.start[0], source, mended, labels, (gone < source[0].size).tolist(), intact.tolist())
+
+    def beside(self, z: int, by: int) -> Pair:
+        """The nearest intact section before (by -1) or after (1), and the one beyond; failing that, the nearest."""
+        steps = range(z + by, self.z - 1 if by < 0 else self.z + len(self.intact), by)
+        near = next((i for i in steps if self.intact[i - self.z]), z + by)
+        return self._section(near), self._section(near + by)
+
+    def _section(self, z: int) -> Section | None:
+        at = z - self.z
+        if not 0 <= at < len(self.there) or not self.there[at]:
             return None
-        there = box.with_z(z, z + 1)
-        gone = sum((hole & there).size for hole in self.source.absent(there))
-        if gone == there.size:
-            return None
-        return Section(z, self.source.read(there)[0], not gone and not self.labels.read(there).any())
+        return Section(z, self.source[at], self.intact[at])
 
 
 def _fullest(labels: U8, otherwise: int) -> int:
