@@ -26,7 +26,7 @@ def report(place: str, flags: str | None, level: int, out: str | None, as_json: 
     from pipeline import show
 
     if flags:
-        found = pages.sheet(flags, place, out or "review.html", level=level)
+        found = pages.contact_sheet(flags, place, out or "review.html", level=level)
     else:
         found = pages.report(place, out or "report.html")
     say(found, as_json, show.pairs)

@@ -14,6 +14,6 @@ The page asks nothing of the network and keeps verdicts in memory until they are
 """
 
 from pipeline.report.mended import report
-from pipeline.report.sheet import sheet
+from pipeline.report.sheet import contact_sheet
 
-__all__ = ["report", "sheet"]
+__all__ = ["contact_sheet", "report"]

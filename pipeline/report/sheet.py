@@ -34,7 +34,7 @@ LEAST_BYTES = 2500  # a picture of fewer shows nothing
 Json = dict[str, Any]
 
 
-def sheet(flags: str, volume: str, to: str, *, level: int = 0) -> Json:
+def contact_sheet(flags: str, volume: str, to: str, *, level: int = 0) -> Json:
     """Write the contact sheet of a flags file of a volume's level to the file `to`; returns what is in it.
 
     Raises FlagError, VolumeError, and UsageError where `to` is something else or the flags are too many.
