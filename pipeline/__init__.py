@@ -16,7 +16,7 @@ restorer    the protocol; nearest, linear              run         the driver; r
 phantom     tissue whose truth is known                verify      is the store what it says?
 lessons     what training learns from: columns         cli, show   the command, a file a verb; demo, doctor
 slurm       the jobs that workers live in              batch       scripts for sbatch; drain: how a worker leaves
-fitness     can the site do the job? asked by doctor
+fitness     can the site do the job? doctor asks       report      pages to look at and judge from
 
 Of the driver, besides: ids and slabs in columns; pace, queue and flight of the slabs in hand; packfile and packs, many
 records in one file; failpoint, where tests make a process fail.

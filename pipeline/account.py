@@ -35,7 +35,7 @@ def account(out: str, run: str = "") -> Json:
     name = run or known[-1]
     files = runs / name
     records = [r for _, r in Ledger(out).records() if r is not None and r["run"] == name]
-    log = _log(files)
+    log = events(files)
     plan = _plan(out, records)
     return {
         "run": name,
@@ -52,8 +52,9 @@ def account(out: str, run: str = "") -> Json:
     }
 
 
-def _log(files: Files) -> list[Json]:
-    """The run's events in order; on object stores they lie in parts. One cut short by a kill is left out."""
+def events(files: Files) -> list[Json]:
+    """The events of a run in order, from its folder; on object stores they lie in parts. One cut short by a kill is
+    left out."""
     parts = [n for n in files.names() or () if n.startswith("log.") and n.endswith(".jsonl")]
     lines = [line for part in sorted(parts) for line in (files.read(part) or b"").splitlines()]
     return [json.loads(line) for line in lines if line.startswith(b"{") and line.endswith(b"}")]
