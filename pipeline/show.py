@@ -304,7 +304,9 @@ def pairs(document: dict[str, Any]) -> None:
 
 def scanned(document: dict[str, Any]) -> None:
     """What a scan found: how many of each class, and the surest of them."""
-    table = Table(title=f"{document['found']} flags in {escape(document['flags'])}", title_justify="left")
+    again = document["looked_at"] < document["sections"]
+    new = f", {document['added']} of them new, {document['gone']} gone" if again else ""
+    table = Table(title=f"{document['found']} flags in {escape(document['flags'])}{new}", title_justify="left")
     for column in ("section", "class", "where (y, x)", "why"):
         table.add_column(column)
     for row in document["rows"][:SHOWN_FLAGS]:
@@ -317,5 +319,9 @@ def scanned(document: dict[str, Any]) -> None:
         out.print(f"and {document['found'] - SHOWN_FLAGS} more; of all: {classes}")
     if document["jumps"]:
         out.print(f"the stack lies elsewhere from section {', '.join(map(str, document['jumps']))} on: align it first")
+    if document["held"]:
+        sections = ", ".join(map(str, document["held"]))
+        out.print(f"something else is found now in section {sections}: left as people have changed it")
     pace = document["bytes_read"] / max(document["seconds"], 1e-9)
-    out.print(f"read {size(document['bytes_read'])} in {document['seconds']:.1f} s ({size(pace)}/s)")
+    seen = f"looked at {document['looked_at']} of {document['sections']} sections, "
+    out.print(f"{seen}read {size(document['bytes_read'])} in {document['seconds']:.1f} s ({size(pace)}/s)")

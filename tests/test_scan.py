@@ -17,10 +17,11 @@ from pipeline.box import Box
 from pipeline.cli import cli
 from pipeline.config import load as load_config
 from pipeline.errors import FlagError, UsageError
+from pipeline.findings import joined
 from pipeline.flagfile import load
 from pipeline.job import propose
 from pipeline.run import run
-from pipeline.scan import joined, scan
+from pipeline.scan import scan
 from pipeline.site import Site
 from pipeline.verify import verify
 from pipeline.volume import Volume

@@ -11,7 +11,7 @@ from pipeline.cli.root import as_json, interrupts, say
 
 @click.command()
 @click.argument("volume")
-@click.option("--out", default="flags.csv", show_default=True, help="The flags file to write.")
+@click.option("--out", default="flags.csv", show_default=True, help="The flags file to write, or to renew.")
 @click.option("--masks", help="Zarr array of the masks to write. Default: OUT with .masks.zarr for .csv.")
 @click.option("--level", type=click.IntRange(0), help="Level of the pyramid to look at. Default: one of about 8 nm.")
 @click.option("--sensitivity", default="medium", show_default=True, help="low, medium, high, or a number (1: medium).")
@@ -29,6 +29,8 @@ def scan(
     zmend scan raw.zarr --out flags.csv --sensitivity high --workers 8
 
     Each flag says what it is, how sure it is (a score, 1 is at the threshold) and why. Read it before you run.
+    Again, it looks at new and changed sections only, and leaves alone what you have changed in the file; one that was
+    stopped goes on. What it has looked at stands in flags.scan.jsonl.
     """
     from pipeline import show
     from pipeline.config import load_site

@@ -1,0 +1,65 @@
+"""Findings: what a scan found in its tiles, as lines of a flags file."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.box import ZYX
+from pipeline.flagedit import SOURCE
+from pipeline.volume import Volume
+
+WHOLE = ("missing", "blank", "duplicate", "contrast", "blur", "noise", "misaligned")  # all tiles alike: one flag
+
+
+def joined(rows: Sequence[dict[str, Any]], shape: ZYX) -> list[dict[str, Any]]:
+    """One row where all of a section is damaged alike: of every tile, or of those that are not background.
+
+    shape: of the scan. Rows of parts of a section that is flagged as a whole are left out.
+    """
+    sections: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        sections[row["z"]].append(row)
+    return [r for z in sorted(sections) for r in _section(sections[z], shape)]
+
+
+def _section(rows: list[dict[str, Any]], shape: ZYX) -> list[dict[str, Any]]:
+    whole: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        if not row["masked"] and row["class"] in WHOLE:
+            whole[row["class"]].append(row)
+    for same in whole.values():
+        covered = sum((r["box"][1] - r["box"][0]) * (r["box"][3] - r["box"][2]) for r in same)
+        if covered == shape[1] * shape[2]:
+            return [{**max(same, key=lambda r: float(r["score"])), "box": None}]
+    return sorted(rows, key=lambda r: (r["box"], r["class"]))
+
+
+def flag_of(row: dict[str, Any], full: Volume, step: Sequence[int], masks: str) -> dict[str, Any]:
+    """A line of the flags file, in voxels of level 0."""
+    z, nm = row["z"], (full.voxel_nm[1] if full.voxel_nm else 0.0) * step[0]
+    note = f"score {row['score']}: {_in_words(row['reason'], z, step[0], nm)}"
+    flag = {"z_start": z, "z_stop": z + 1, "class": row["class"], "source": SOURCE, "note": note}
+    if row["box"] is not None:
+        y0, y1, x0, x1 = row["box"]
+        flag |= {
+            "y_start": y0 * step[0], "y_stop": min(y1 * step[0], full.shape[1]),
+            "x_start": x0 * step[1], "x_stop": min(x1 * step[1], full.shape[2]),
+        }  # fmt: skip
+    return flag | ({"mask": _beside(masks)} if row["masked"] else {})
+
+
+def _beside(path: str) -> str:
+    """The address of the masks as the flags file says it: absolute, so that it may be moved."""
+    return path if "://" in path else str(Path(path).absolute())
+
+
+def _in_words(reason: str, z: int, step: int, nm: float) -> str:
+    """Lengths of the scan as nm where the voxel size is known, else as pixels of level 0; sections by number."""
+    def length(found: re.Match[str]) -> str:
+        return f"{int(found[1]) * nm:.0f} nm" if nm else f"{int(found[1]) * step} px"
+
+    return re.sub(r"{z([+-]\d+)}", lambda m: str(z + int(m[1])), re.sub(r"{px(\d+)}", length, reason))

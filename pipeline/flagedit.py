@@ -1,0 +1,174 @@
+"""Flag edit: a flags file that a scan renews while people edit it. Text in, text out.
+
+Of each section three things are compared: what the scan wrote last, what the file says now, what is found now. Where
+nothing new is found the file stays as it is; where a person has changed, judged or added anything, the person is right.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from pipeline.flagfile import COLUMNS, dump
+from pipeline.flags import KEEP
+
+SOURCE = "zmend scan"
+JUMP = "# from section {z} on the stack lies elsewhere: align it; nothing to restore"
+NOTE = re.compile(re.escape(JUMP).replace(re.escape("{z}"), r"\d+"))
+
+Cells = Mapping[str, object]
+
+
+@dataclass
+class Line:
+    """A flag of the file: its text, and what it says."""
+
+    text: str
+    cells: dict[str, str]
+
+    @property
+    def section(self) -> int:
+        """Where it begins; -1 where that is no number."""
+        return int(self.cells["z_start"]) if self.cells.get("z_start", "").isdecimal() else -1
+
+    @property
+    def ours(self) -> bool:
+        """Whether a scan wrote it."""
+        return self.cells.get("source") == SOURCE
+
+
+@dataclass
+class FlagText:
+    """A flags file, line by line."""
+
+    head: list[str] = field(default_factory=list)  # up to the header
+    header: list[str] = field(default_factory=list)
+    lines: list[Line | str] = field(default_factory=list)  # flags, and comments between them
+
+    @staticmethod
+    def of(text: str) -> FlagText:
+        self = FlagText()
+        for raw in text.lstrip("\ufeff").splitlines():
+            comment = raw.lstrip(' "').startswith("#") or not raw.strip(", \t")
+            if comment and NOTE.search(raw):
+                continue
+            if comment:
+                (self.lines if self.header else self.head).append(raw)
+            elif not self.header:
+                self.header = [cell.strip().lower() for cell in _cells(raw)]
+            else:
+                self.lines.append(Line(raw, dict(zip(self.header, (c.strip() for c in _cells(raw)), strict=False))))
+        self._widen()
+        return self
+
+    def _widen(self) -> None:
+        """Give the file the columns that it lacks."""
+        lacks = [c for c in COLUMNS if c not in self.header]
+        self.header += lacks
+        for line in self.lines:
+            if isinstance(line, Line):
+                line.text += "," * len(lacks)
+
+    def text(self, jumps: Iterable[int]) -> str:
+        body = [line.text if isinstance(line, Line) else line for line in self.lines]
+        notes = [JUMP.format(z=z) for z in sorted(set(jumps))]
+        return "\n".join([*self.head, ",".join(self.header), *body, *notes]) + "\n"
+
+    @property
+    def flags(self) -> list[Line]:
+        return [line for line in self.lines if isinstance(line, Line)]
+
+    def said(self) -> dict[int, Counter[tuple[str, ...]]]:
+        """What it says of each section in a scan's name, verdicts included."""
+        found: dict[int, Counter[tuple[str, ...]]] = defaultdict(Counter)
+        for line in self.flags:
+            if line.ours:
+                found[line.section][_key(line.cells)] += 1
+        return found
+
+    def foreign(self) -> set[int]:
+        """Sections of which people say, in their own name, that something is to be restored."""
+        spans = [line.cells for line in self.flags if not line.ours and line.cells.get("class", "").lower() != KEEP]
+        ends = [(c.get("z_start", ""), c.get("z_stop", "")) for c in spans]
+        return {z for a, b in ends if a.isdecimal() and b.isdecimal() for z in range(int(a), int(b))}
+
+    def drop(self, section: int) -> None:
+        self.lines = [n for n in self.lines if not (isinstance(n, Line) and n.ours and n.section == section)]
+
+    def add(self, row: Cells) -> None:
+        """Before the first line of a later section that a scan wrote."""
+        cells = {key: _flat(value) for key, value in row.items()}
+        line = Line(_joined([cells.get(column, "") for column in self.header]), cells)
+        after = (i for i, n in enumerate(self.lines) if isinstance(n, Line) and n.ours and n.section > line.section)
+        self.lines.insert(next(after, len(self.lines)), line)
+
+
+@dataclass(frozen=True)
+class Renewed:
+    """A flags file after a scan, and what became of it."""
+
+    text: str
+    added: int
+    gone: int
+    held: list[int]  # sections of which something else is found now, and that stay as a person left them
+
+
+def held(text: str, before: Iterable[Cells]) -> set[int]:
+    """Sections in which people have been since the rows `before` were written."""
+    file, wrote = FlagText.of(text), _by_section(before)
+    said = file.said()
+    return file.foreign() | {z for z in {*said, *wrote} if said.get(z, Counter()) != wrote.get(z, Counter())}
+
+
+def renewed(text: str, before: Iterable[Cells], now: Iterable[Cells], jumps: Iterable[int]) -> Renewed:
+    """The file with what is found now in the place of what the scan wrote before.
+
+    text: as it is; empty for a file that is still to be made. before, now: rows of flags, one section each.
+    """
+    before, now = list(before), list(now)
+    theirs = held(text, before) if text else set()
+    file = FlagText.of(text or dump([]))
+    was, found = _by_section(before if text else ()), _by_section(now)
+    changed = {z for z in {*was, *found} if was.get(z, Counter()) != found.get(z, Counter())}
+    for z in sorted(changed - theirs):
+        file.drop(z)
+        for row in now:
+            if row["z_start"] == z:
+                file.add(row)
+    ours = changed - theirs
+    return Renewed(
+        file.text(jumps),
+        added=sum((found.get(z, Counter()) - was.get(z, Counter())).total() for z in ours),
+        gone=sum((was.get(z, Counter()) - found.get(z, Counter())).total() for z in ours),
+        held=sorted(changed & theirs),
+    )
+
+
+def _by_section(rows: Iterable[Cells]) -> dict[int, Counter[tuple[str, ...]]]:
+    found: dict[int, Counter[tuple[str, ...]]] = defaultdict(Counter)
+    for row in rows:
+        found[int(str(row["z_start"]))][_key({key: _flat(value) for key, value in row.items()})] += 1
+    return found
+
+
+def _key(cells: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(cells.get(column, "") for column in (*COLUMNS, "verdict"))
+
+
+def _flat(value: object) -> str:
+    """A cell as `flagfile.dump` writes it, and as it is read back."""
+    return " ".join(str(value).splitlines()).strip()
+
+
+def _cells(raw: str) -> list[str]:
+    return next(csv.reader([raw], skipinitialspace=True), [])
+
+
+def _joined(cells: Iterable[str]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="").writerow(cells)
+    return out.getvalue()

@@ -1,0 +1,169 @@
+"""A scan again: it looks at what is new, goes on where it was stopped, and leaves alone what people have changed."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from numpy.typing import NDArray
+
+from benchmarks.defects import DEFECTS
+from pipeline import scan as scanning
+from pipeline.box import Box
+from pipeline.detect import margin
+from pipeline.errors import Interrupted, UsageError
+from pipeline.flagedit import FlagText, renewed
+from pipeline.flagfile import dump
+from pipeline.scan import scan
+from pipeline.thresholds import Thresholds
+from pipeline.volume import Volume
+from tests.test_detect import tissue
+from tests.test_scan import lines, save
+
+DEPTH, MARGIN = 44, margin(Thresholds())
+
+
+@pytest.fixture(scope="module")
+def stack() -> NDArray[np.uint8]:
+    sections = tissue(DEPTH)
+    places = {4: "blank", 14: "missing tile", 20: "fold", 31: "blank", 38: "missing tile", 41: "fold"}
+    for z, defect in places.items():
+        sections[z], _ = DEFECTS[defect][0](sections[z], sections[z - 1], 1, np.random.default_rng(z))
+    return sections
+
+
+def grow(uri: str, stack: NDArray[np.uint8], depth: int) -> None:
+    array: Any = zarr.open_array(uri, mode="r+").with_config({"write_empty_chunks": True})
+    old = array.shape[0]
+    array.resize((depth, *array.shape[1:]))
+    array[old:] = stack[old:depth]
+
+
+def masks(folder: Path) -> NDArray[np.uint8]:
+    array = Volume.open(folder / "flags.masks.zarr")
+    return array.read(Box.of(array.shape))
+
+
+def ages(folder: Path) -> dict[Path, int]:
+    return {p: p.stat().st_mtime_ns for p in (folder / "flags.masks.zarr/c").rglob("*") if p.is_file()}
+
+
+def again(folder: Path, **options: Any) -> dict[str, Any]:
+    return scan(str(folder / "raw.zarr"), str(folder / "flags.csv"), **options)
+
+
+def edit(folder: Path, old: str, new: str) -> None:
+    text = (folder / "flags.csv").read_text()
+    assert old in text
+    (folder / "flags.csv").write_text(text.replace(old, new))
+
+
+def test_nights_of_growth_find_what_one_scan_finds(stack: NDArray[np.uint8], tmp_path: Path) -> None:
+    (tmp_path / "nights").mkdir()
+    uri = save(tmp_path / "nights/raw.zarr", stack[:22])
+    assert again(tmp_path / "nights")["looked_at"] == 22
+    first = lines(tmp_path / "nights/flags.csv")
+    for depth, looked_at in ((23, 1 + MARGIN), (24, 1 + MARGIN), (DEPTH, DEPTH - 24 + MARGIN), (DEPTH, 0)):
+        grow(uri, stack, depth)
+        assert again(tmp_path / "nights")["looked_at"] == looked_at
+    save(tmp_path / "raw.zarr", stack)
+    again(tmp_path)
+    one = (tmp_path / "flags.csv").read_text().replace(str(tmp_path), "")
+    assert (tmp_path / "nights/flags.csv").read_text().replace(str(tmp_path / "nights"), "") == one
+    assert len(lines(tmp_path / "flags.csv")) > len(first) >= 3
+    np.testing.assert_array_equal(masks(tmp_path / "nights"), masks(tmp_path))
+    assert masks(tmp_path)[[14, 20, 38]].any((1, 2)).all()
+
+
+def test_what_is_unchanged_is_not_written_again(stack: NDArray[np.uint8], tmp_path: Path) -> None:
+    uri = save(tmp_path / "raw.zarr", stack[:24])
+    again(tmp_path)
+    before, text = ages(tmp_path), (tmp_path / "flags.csv").stat().st_mtime_ns
+    for chunk in (tmp_path / "raw.zarr/c/13").rglob("*"):
+        chunk.touch()
+    assert again(tmp_path)["looked_at"] == 24 - (13 - MARGIN)
+    assert (ages(tmp_path), (tmp_path / "flags.csv").stat().st_mtime_ns) == (before, text)
+    array: Any = zarr.open_array(uri, mode="r+")
+    array[14] = tissue(DEPTH)[14]  # the lost tile was imaged again
+    found = again(tmp_path)
+    assert (found["added"], found["gone"]) == (0, 1)
+    assert not [line for line in lines(tmp_path / "flags.csv") if line.startswith("14,")]
+    assert not masks(tmp_path)[14].any()
+
+
+def test_what_people_did_stays(stack: NDArray[np.uint8], tmp_path: Path) -> None:
+    """A verdict, a class put right, a line that was removed, one of their own: even where something else is found now."""
+    uri = save(tmp_path / "raw.zarr", stack[:24])
+    again(tmp_path)
+    rows = list(csv.DictReader((tmp_path / "flags.csv").read_text().splitlines()[1:]))
+    assert [r["z_start"] for r in rows] == ["4", "14", "20"]
+    mine = [{**rows[0], "class": "missing"}, rows[1] | {"verdict": "reject"}, {"z_start": 10, "z_stop": 11, "class": "blur", "source": "me"}]
+    text = dump([{k: v for k, v in r.items() if k != "verdict"} for r in mine]).splitlines()
+    text[1:] = [f"{line},{v}" for line, v in zip(text[1:], ("verdict", "", "reject", ""), strict=True)]
+    (tmp_path / "flags.csv").write_text("\n".join([*text, "# mine", ""]))
+    before, seen = (tmp_path / "flags.csv").read_text(), masks(tmp_path)
+    assert seen[20].any()
+    again(tmp_path)
+    assert (tmp_path / "flags.csv").read_text() == before, "nothing new"
+    array: Any = zarr.open_array(uri, mode="r+")
+    for z in (4, 14, 20):
+        array[z] = tissue(DEPTH)[z]
+    array[10], _ = DEFECTS["fold"][0](stack[10], stack[9], 1, np.random.default_rng(0))
+    found = again(tmp_path)
+    assert found["held"] == [4, 10, 14, 20]
+    assert (tmp_path / "flags.csv").read_text() == before
+    np.testing.assert_array_equal(masks(tmp_path), seen)
+    grow(uri, stack, DEPTH)
+    again(tmp_path)
+    after = (tmp_path / "flags.csv").read_text()
+    assert set(before.splitlines()) <= set(after.splitlines())
+    assert [line.split(",")[0] for line in lines(tmp_path / "flags.csv")] == ["4", "14", "10", "31", "38", "41"]
+    assert "z_start" in after and all(line.count(",") >= 10 for line in lines(tmp_path / "flags.csv"))
+
+
+def test_a_scan_that_was_stopped_goes_on(stack: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scanning, "BLOCK", 8)
+    save(tmp_path / "raw.zarr", stack[:24])
+    told: list[dict[str, Any]] = []
+    with pytest.raises(Interrupted, match="2 of 3 cells looked at"):
+        again(tmp_path, tell=told.append, stopped=lambda: sum(e["kind"] == "slab" for e in told) == 2)
+    assert not (tmp_path / "flags.csv").exists()
+    with (tmp_path / "flags.scan.jsonl").open("a") as file:
+        file.write('{"slab": "ab')  # as a kill leaves it
+    told.clear()
+    again(tmp_path, tell=told.append)
+    assert sum(e["kind"] == "slab" for e in told) == 1
+    stopped = (tmp_path / "flags.csv").read_text()
+    for name in ("flags.csv", "flags.scan.jsonl"):
+        (tmp_path / name).unlink()
+    (tmp_path / "flags.masks.zarr").rename(tmp_path / "before.zarr")
+    again(tmp_path)
+    assert (tmp_path / "flags.csv").read_text() == stopped
+    assert np.array_equal(masks(tmp_path), Volume.open(tmp_path / "before.zarr").read(Box.of((24, 192, 192))))
+
+
+def test_refusals(stack: NDArray[np.uint8], tmp_path: Path) -> None:
+    save(tmp_path / "raw.zarr", stack[:13])
+    again(tmp_path)
+    save(tmp_path / "other.zarr", stack[:13, :-1])
+    with pytest.raises(UsageError, match="is of another volume"):
+        scan(str(tmp_path / "other.zarr"), str(tmp_path / "flags.csv"))
+    (tmp_path / "flags.scan.jsonl").write_text("{}\n")
+    with pytest.raises(UsageError, match="what an earlier scan has looked at cannot be read"):
+        again(tmp_path)
+    (tmp_path / "flags.scan.jsonl").unlink()
+    with pytest.raises(UsageError, match="flags.csv is there already"):
+        again(tmp_path)
+
+
+def test_jumps_are_told_once() -> None:
+    once = renewed("", [], [{"z_start": 3, "z_stop": 4, "class": "fold", "source": "zmend scan"}], [7])
+    assert once.text.count("from section 7 on") == 1
+    twice = renewed(once.text, [{"z_start": 3, "z_stop": 4, "class": "fold", "source": "zmend scan"}], [], [7, 9])
+    assert (twice.added, twice.gone, twice.held) == (0, 1, [])
+    assert twice.text.count("on the stack lies elsewhere") == 2
+    assert FlagText.of(twice.text).flags == []
