@@ -21,7 +21,7 @@ import difflib
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,12 +37,14 @@ COLUMNS = ("z_start", "z_stop", "class", "y_start", "y_stop", "x_start", "x_stop
 VERDICT, VERDICTS = "verdict", ("accept", "reject")  # of a person who looked; zmend report --flags writes it
 
 
-def load(path: str, *, shape: ZYX, mask_shape: MaskShape | None = None) -> Flags:
+def load(path: str, *, shape: ZYX, mask_shape: MaskShape | None = None, none_is_fine: bool = False) -> Flags:
     """Read a flags file for a volume of `shape` (z, y, x); masks are looked up if `mask_shape` is given.
 
+    none_is_fine: a table without a line, or of rejected flags alone, is not refused.
     Raises FlagError, which names file, line and column, for anything that is not understood.
     """
-    return _parse(*_opened(path, shape), mask_shape)
+    text, file = _opened(path, shape)
+    return _parse(text, replace(file, none_is_fine=none_is_fine), mask_shape)
 
 
 def review(path: str, *, shape: ZYX) -> list[Flag]:
@@ -83,6 +85,7 @@ class _File:
     name: str
     shape: ZYX
     base: str | None  # the folder that mask paths start from
+    none_is_fine: bool = False  # no flag at all
 
     def error(self, line: int, what: str, column: str = "", *, why: str, do: str) -> FlagError:
         parts = [self.name, *([f"line {line}"] if line else []), *([f"column {column}"] if column else [])]
@@ -146,7 +149,7 @@ _NOT_NUMBERS = (
 
 def _parse(text: str, file: _File, mask_shape: MaskShape | None) -> Flags:
     flags = [f for f in _read(text, file) if f.verdict != "reject"]
-    if not flags:
+    if not flags and not file.none_is_fine:
         why, do = "each has the verdict reject", "there is nothing to restore; flag something else, or accept one"
         raise file.error(0, "every flag of the file is rejected", why=why, do=do)
     _check_twice(flags, file)
@@ -165,7 +168,7 @@ def _read(text: str, file: _File) -> list[Flag]:
     else:
         read, lines = _table_reader(number, first, file), lines[1:]
     flags = _each(read, lines)
-    if not flags:
+    if not flags and not file.none_is_fine:
         why, do = "no line follows the header", "add one, such as 17,18,missing"
         raise file.error(number, "no flag in the file", why=why, do=do)
     return flags
@@ -340,7 +343,10 @@ def _check_masks(flags: Sequence[Flag], file: _File, mask_shape: MaskShape) -> N
         uri = resolve(flag.mask, file.base)
         try:
             known[uri] = known.get(uri) or mask_shape(uri)
-            mask_window(known[uri], file.shape, flag.box)
+            end = known[uri][0] * mask_window(known[uri], file.shape, flag.box)[1][0]
+            if end < flag.box.stop[0]:
+                why, do = f"it ends at section {end}", f"cut the flag at {end}, or make the mask longer"
+                raise FlagError("the mask ends before its flag", why=why, do=do)
         except FlagError as error:
             raise file.error(flag.line, error.what, "mask", why=f"{uri}: {error.why}", do=error.do) from error
         except (ZmendError, OSError, LookupError, ValueError) as error:

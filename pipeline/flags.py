@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -34,7 +35,7 @@ class Flag:
 
     box: Box  # half-open, in level voxels
     kind: str  # one of CLASSES; "class" in the file
-    mask: str = ""  # path or URL of a Zarr array; of the box, only its nonzero voxels are meant
+    mask: str = ""  # path or URL of a Zarr array; of the box, only its nonzero voxels (see `threshold`) are meant
     whole: bool = True  # no y or x box was given
     source: str = ""  # who says so
     note: str = ""
@@ -123,9 +124,13 @@ def flagged(flags: Iterable[Flag], box: Box, read_mask: MaskReader) -> NDArray[n
 def mask_window(mask_shape: ZYX, shape: ZYX, box: Box) -> tuple[Box, ZYX]:
     """The box of a coarser mask that covers `box` of a volume of `shape`, and the factor of each axis.
 
-    A factor f fits an axis of n voxels if the mask has ceil(n / f). Raises FlagError if none does.
+    A factor f fits an axis of n voxels if the mask has ceil(n / f). Raises FlagError if none does. A mask as fine as
+    the volume in y and x has its sections, from the first on: it may end before the volume, which may have grown.
+    What of `box` lies beyond the mask's end has no place in the box that is returned.
     """
-    z, y, x = (_factor(m, n) for m, n in zip(mask_shape, shape, strict=True))
+    y, x = (_factor(m, n) for m, n in zip(mask_shape[1:], shape[1:], strict=True))
+    short = 0 < mask_shape[0] <= shape[0]
+    z = int(short) if y == x == 1 else _factor(mask_shape[0], shape[0]) or int(short)
     if not (z and y and x):
         raise FlagError(
             "mask of another shape",
@@ -161,6 +166,12 @@ def _masked(flag: Flag, part: Box, read_mask: MaskReader) -> NDArray[np.bool_]:
     if here.shape != part.shape:
         raise FlagError("mask of another shape", where=flag.mask, why=f"{here.shape} was read for {part.shape} voxels")
     return here
+
+
+def threshold(mask: str) -> tuple[str, int | None]:
+    """A mask's address, and from which value on its voxels are meant: `prob.zarr >= 128`; None: all that are not 0."""
+    found = re.fullmatch(r"(.*\S)\s*>=\s*([0-9]{1,18})", mask)
+    return (found[1], int(found[2])) if found else (mask, None)
 
 
 def resolve(mask: str, base: str | None) -> str:

@@ -23,7 +23,7 @@ from pipeline.box import ZYX, Box
 from pipeline.config import Config
 from pipeline.errors import ConfigError, InputError, PlanChangedError
 from pipeline.files import Files, split
-from pipeline.flags import Flag, Flags, mask_window, upsample
+from pipeline.flags import Flag, Flags, mask_window, threshold, upsample
 from pipeline.intensity import measure
 from pipeline.ledger import Ledger
 from pipeline.merge import check_pyramid
@@ -57,9 +57,13 @@ class Proposal:
     grain: ZYX  # of the overlay
 
 
-def propose(config: Config) -> Proposal:
-    """Open, check and plan. Reads metadata and flags; writes nothing. Raises InputError."""
+def propose(config: Config, *, none_is_fine: bool = False) -> Proposal:
+    """Open, check and plan. Reads metadata and flags; writes nothing. Raises InputError.
+
+    none_is_fine: a flags file without flags is a plan without slabs, whose output is the source.
+    """
     _refuse_overlap(config)
+    _mask.cache_clear()  # masks grow, as volumes do
     source = Volume.open(config.volume.path, level=config.volume.level, voxel_nm=config.volume.voxel_size_nm)
     _check_intensity(config.recipe, source)
     if config.output.mode == "volume":
@@ -67,7 +71,8 @@ def propose(config: Config) -> Proposal:
     recipe = config.recipe.model_copy(update={"batch": config.recipe.batch or _batch(config, source)})
     _, needs = load(recipe, source.voxel_nm)
     recipe = recipe.model_copy(update={"intensity": _intensity(config, source, needs)})
-    flags = flagfile.load(config.flags, shape=source.shape, mask_shape=lambda uri: Volume.open(uri, mask=True).shape)
+    shapes = {"shape": source.shape, "mask_shape": lambda uri: _mask(uri).shape}
+    flags = flagfile.load(config.flags, **shapes, none_is_fine=none_is_fine)  # type: ignore[arg-type]
     grain = _kept_grain(config.output.path) or _grain(config, source)
     geometry = Geometry(source.shape, slab_cell(config.site, grain, source.shape), needs)
     plan = make(
@@ -117,7 +122,8 @@ def describe(source: Volume, config: Config) -> dict[str, Any]:
 def fingerprint(source: Volume, box: Box, flags: Sequence[Flag]) -> str:
     """What is cheap to know of the inputs of a slab: sizes and times of the chunks and of the masks under it."""
     masks = sorted({f.mask for f in flags if f.mask})
-    return digest([source.inputs(box), [_mask(m).inputs(_mask_box(m, source.shape, box)[0]) for m in masks]])
+    under = ((_mask(m), _mask_box(m, source.shape, box)[0]) for m in masks)
+    return digest([source.inputs(box), [mask.inputs(part) for mask, part in under if part.size]])
 
 
 def slab_cell(site: Site, grain: ZYX, shape: ZYX) -> ZYX:
@@ -221,7 +227,7 @@ def read_flags(out: str, plan: Plan, shape: ZYX) -> Flags:
             why="it was deleted or edited",
             do="run again with the flags that you mean: the copy is made anew",
         )
-    return flagfile.load(files.at(key), shape=shape)
+    return flagfile.load(files.at(key), shape=shape, none_is_fine=True)
 
 
 def plan_path(out: str, plan_hash: str) -> str:
@@ -324,6 +330,7 @@ def _row(flag: Flag) -> dict[str, object]:
 @lru_cache(maxsize=2)
 def open_job(out: str, plan_hash: str, threads: int = 0) -> Job:
     """Open everything that a worker needs; kept for the life of the process."""
+    _mask.cache_clear()
     plan = read_plan(plan_path(out, plan_hash), slabs=False)
     about = plan.header["source"]
     voxel_nm = tuple(about["voxel_nm"]) if about["voxel_nm"] else None
@@ -372,7 +379,7 @@ def _same_restorer(needs: Needs, plan: Plan) -> None:
 
 @lru_cache(maxsize=64)
 def _mask(uri: str) -> Volume:
-    return Volume.open(uri, mask=True)
+    return Volume.open(threshold(uri)[0], mask=True)
 
 
 def _mask_box(uri: str, shape: ZYX, box: Box) -> tuple[Box, ZYX]:
@@ -382,7 +389,8 @@ def _mask_box(uri: str, shape: ZYX, box: Box) -> tuple[Box, ZYX]:
 def read_mask(uri: str, shape: ZYX, box: Box) -> NDArray[np.bool_]:
     """The mask over `box`, (z, y, x) bool, a coarser mask repeated to full resolution."""
     coarse, factors = _mask_box(uri, shape, box)
-    return upsample(_mask(uri).read(coarse), factors, box)
+    values, least = _mask(uri).read(coarse), threshold(uri)[1]
+    return upsample(values if least is None else values >= least, factors, box)
 
 
 def current_plan(out: str) -> Plan:

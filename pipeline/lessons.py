@@ -26,7 +26,7 @@ from pipeline.box import Box
 from pipeline.columns import DEPTH, EDGES, LEAST, U8, Intact, Mask, choose, kept, textured
 from pipeline.errors import FlagError, InputError, UnfitError, VolumeError
 from pipeline.files import Files
-from pipeline.flags import Flags
+from pipeline.flags import Flags, threshold
 from pipeline.intensity import measure
 from pipeline.job import read_mask
 from pipeline.ome import Voxel
@@ -101,7 +101,8 @@ def _flags(path: str, source: Volume) -> Flags:
         return Flags.of(())
     if not Path(path).exists():
         raise FlagError("there is no such flags file", where=path, do="check the path after --flags, or leave it out")
-    return flagfile.load(path, shape=source.shape, mask_shape=lambda uri: Volume.open(uri, mask=True).shape)
+    shape_of = lambda uri: Volume.open(threshold(uri)[0], mask=True).shape  # noqa: E731
+    return flagfile.load(path, shape=source.shape, mask_shape=shape_of)
 
 
 def _check(source: Volume, request: Request) -> None:

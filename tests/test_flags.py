@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline.box import ZYX, Box
 from pipeline.errors import FlagError
 from pipeline.flagfile import COLUMNS, dump, load, parse, review
-from pipeline.flags import CLASSES, Flag, Flags, flagged, mask_window, upsample
+from pipeline.flags import CLASSES, Flag, Flags, flagged, mask_window, threshold, upsample
 
 DATA = Path(__file__).parent / "data" / "flags"
 SHAPE = (24, 100, 120)
@@ -349,7 +349,7 @@ def test_mask_window_and_upsample_are_the_big_repeat(factors: ZYX, box: Box) -> 
     assert np.array_equal(got, full[box.within(Box.of(LARGE))])
 
 
-@pytest.mark.parametrize("mask", [(12, 9, 8), (24, 9, 7), (12, 9, 0), (5, 9, 7), (12, 9, 6)])
+@pytest.mark.parametrize("mask", [(12, 9, 8), (24, 9, 7), (12, 9, 0), (0, 9, 7), (12, 9, 6), (13, 9, 7)])
 def test_mask_window_refuses_what_is_no_whole_factor(mask: ZYX) -> None:
     with pytest.raises(FlagError, match="mask of another shape") as caught:
         mask_window(mask, SMALL, Box.of(SMALL))
@@ -359,6 +359,34 @@ def test_mask_window_refuses_what_is_no_whole_factor(mask: ZYX) -> None:
 def test_a_small_mask_is_taken_as_a_halved_one() -> None:
     # 9 -> 5 -> 3 -> 2 by halving: the factor is 8, though 5, 6 and 7 would also leave 2.
     assert mask_window((2, 2, 2), (9, 9, 9), Box.of((9, 9, 9)))[1] == (8, 8, 8)
+
+
+@pytest.mark.parametrize("depth", [12, 11, 6, 5, 1])
+def test_a_mask_as_fine_as_the_volume_may_end_before_it(depth: int) -> None:
+    """Above all half-way: a volume that has doubled has not made its masks coarser."""
+    window, factors = mask_window((depth, 90, 70), LARGE, Box((0, 8, 8), (1, 9, 9)))
+    assert (window, factors) == (Box((0, 8, 8), (1, 9, 9)), (1, 1, 1))
+    assert mask_window((5, 45, 35), LARGE, Box((4, 8, 8), (5, 9, 9))) == (Box((4, 4, 4), (5, 5, 5)), (1, 2, 2))
+    rows = dump([{"z_start": 0, "z_stop": depth + 1, "class": "fold", "mask": "m.zarr"}])
+    if depth < LARGE[0]:
+        with pytest.raises(FlagError, match="the mask ends before its flag") as caught:
+            parse(rows, shape=LARGE, mask_shape=lambda _: (depth, 90, 70))
+        assert f"cut the flag at {depth}" in caught.value.do
+
+
+def test_thresholds_of_masks() -> None:
+    assert threshold("s3://b/prob.zarr >= 128") == ("s3://b/prob.zarr", 128)
+    assert threshold("a b.zarr>=7") == ("a b.zarr", 7)
+    assert threshold("plain.zarr") == ("plain.zarr", None)
+    assert threshold("odd >= name.zarr") == ("odd >= name.zarr", None)
+
+
+def test_no_flag_at_all_is_fine_where_that_is_said(tmp_path: Path) -> None:
+    for text in (dump([]), "z_start,z_stop,class,verdict\n3,4,fold,reject\n"):
+        (tmp_path / "flags.csv").write_text(text)
+        assert len(load(str(tmp_path / "flags.csv"), shape=SMALL, none_is_fine=True)) == 0
+        with pytest.raises(FlagError, match=r"no flag in the file|every flag of the file is rejected"):
+            load(str(tmp_path / "flags.csv"), shape=SMALL)
 
 
 def test_a_hundred_thousand_flags_and_queries() -> None:

@@ -16,6 +16,8 @@ from pipeline.config import check
 from pipeline.flagfile import dump
 from pipeline.job import propose
 from pipeline.run import run
+from pipeline.verify import verify
+from tests import independent
 from tests.jobs import save, voxels
 from tests.test_flags import ACCEPTED, DATA, REFUSED, SHAPE
 
@@ -52,19 +54,26 @@ def test_there_are_files_enough() -> None:
 
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int32", "uint64"])
 @pytest.mark.parametrize("coarser", [1, 2])
-def test_masks_of_any_integer_type_at_this_or_a_coarser_scale(dtype: str, coarser: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sections", "least"), [(6, ""), (4, " >= 100")], ids=["whole", "short, from a value on"])
+def test_masks_of_any_integer_type_at_this_or_a_coarser_scale(dtype: str, coarser: int, sections: int, least: str, tmp_path: Path) -> None:
+    if least and dtype == "bool":
+        pytest.skip("bool has no values")
     shape = (6, 96, 96)
     save(tmp_path / "raw.zarr", np.random.default_rng(0).integers(1, 255, shape, dtype=np.uint8), (2, 32, 32))
-    mask = np.zeros((6, 96 // coarser, 96 // coarser), dtype)
-    mask[3, 10:20, 10:20] = 1
+    mask = np.zeros((sections, 96 // coarser, 96 // coarser), dtype)
+    mask[3, 10:20, 10:20] = 100 if least else 1
+    mask[3, 30:40, 10:20] = 99 if least else 0
     array = zarr.create_array(tmp_path / "mask.zarr", shape=mask.shape, dtype=dtype, chunks=(1, 32, 32))
     array[:] = mask
-    (tmp_path / "flags.csv").write_text(dump([{"z_start": 3, "z_stop": 4, "class": "crack", "mask": "mask.zarr"}]))
+    (tmp_path / "flags.csv").write_text(dump([{"z_start": 3, "z_stop": 4, "class": "crack", "mask": f"mask.zarr{least}"}]))
     body = {
         "volume": {"path": str(tmp_path / "raw.zarr")}, "flags": str(tmp_path / "flags.csv"), "recipe": {"restorer": "linear"},
         "output": {"path": str(tmp_path / "out.zarr"), "chunk_px": 32}, "site": {"workers": 0, "slab_px": 32},
     }  # fmt: skip
     run(propose(check(body)))
     labels = voxels(tmp_path / "out.zarr", "labels")
-    wide = np.repeat(np.repeat(mask, coarser, 1), coarser, 2) > 0
-    np.testing.assert_array_equal(labels > 0, wide)
+    wide = np.repeat(np.repeat(mask, coarser, 1), coarser, 2) >= (100 if least else 1)
+    np.testing.assert_array_equal(labels[:sections] > 0, wide)
+    assert not labels[sections:].any()
+    assert verify(str(tmp_path / "out.zarr"))["ok"]
+    assert independent.verify(str(tmp_path / "out.zarr")) == []
