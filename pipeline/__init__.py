@@ -26,7 +26,8 @@ Of verify, besides: check, one question and its answer; digests, identity, linea
 story, all that is known of one voxel; confine, that writing stays in the store.
 Of exports: account, what one run did; crate and prov, the same for other tools.
 
-Of scan, the pass that finds damage: thresholds, every number in it; detectors, what can be seen; view, a tile's
+Of nights: nightly, a cycle of scan, plan, run and verify; page, what it tells; schedule, who calls it.
+Of scan, the pass that finds damage: look and looked, how and at what; findings and flagedit, what is written; thresholds, every number in it; detectors, what can be seen; view, a tile's
 sections and their numbers; detect and places, what follows for sections and parts of them; flagreaders, lists of other
 programs.
 

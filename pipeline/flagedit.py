@@ -112,7 +112,7 @@ class Renewed:
     """A flags file after a scan, and what became of it."""
 
     text: str
-    added: int
+    new: list[Cells]  # rows that the file has now, and had not
     gone: int
     held: list[int]  # sections of which something else is found now, and that stay as a person left them
 
@@ -134,15 +134,15 @@ def renewed(text: str, before: Iterable[Cells], now: Iterable[Cells], jumps: Ite
     file = FlagText.of(text or dump([]))
     was, found = _by_section(before if text else ()), _by_section(now)
     changed = {z for z in {*was, *found} if was.get(z, Counter()) != found.get(z, Counter())}
-    for z in sorted(changed - theirs):
-        file.drop(z)
-        for row in now:
-            if row["z_start"] == z:
-                file.add(row)
     ours = changed - theirs
+    for z in ours:
+        file.drop(z)
+    fresh = [row for row in now if int(str(row["z_start"])) in ours]
+    for row in fresh:
+        file.add(row)
     return Renewed(
         file.text(jumps),
-        added=sum((found.get(z, Counter()) - was.get(z, Counter())).total() for z in ours),
+        new=[row for row in fresh if not any(one & was.get(z, Counter()) for z, one in _by_section([row]).items())],
         gone=sum((was.get(z, Counter()) - found.get(z, Counter())).total() for z in ours),
         held=sorted(changed & theirs),
     )

@@ -20,8 +20,8 @@ KEY = "zmend/lock"
 class StoreLock:
     """Held for the length of a `with`. A lock whose process is gone from this host is taken over."""
 
-    def __init__(self, out: str) -> None:
-        self.files = Files(out)
+    def __init__(self, out: str, key: str = KEY, what: str = "the store is locked") -> None:
+        self.files, self.key, self.what = Files(out), key, what
         self.taken_over = False  # from a run that was killed: it may have left half-made files
         me = _me()
         self.name, self._mine = str(me["lock"]), json.dumps(me).encode()
@@ -31,18 +31,18 @@ class StoreLock:
             refuse_links(self.files.local)  # whoever writes holds the lock
         for _ in range(3):
             with suppress(FileNotFoundError):  # swept away half-made, by one who took it for a dead run's: once more
-                if self.files.create(KEY, self._mine):
+                if self.files.create(self.key, self._mine):
                     return self
             if self._evict():
                 self.taken_over = True
                 return self
-        raise StoreLockedError("the store's lock keeps changing hands", where=self.files.at(KEY), do="run again")
+        raise StoreLockedError("the lock keeps changing hands", where=self.files.at(self.key), do="run again")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.files.read(KEY) == self._mine:
-            self.files.delete(KEY)
+        if self.files.read(self.key) == self._mine:
+            self.files.delete(self.key)
 
     def held(self) -> None:
         """Raises StoreLockedError where it was taken for a dead run's: who has slept for long asks before it writes."""
@@ -50,18 +50,18 @@ class StoreLock:
 
     def _evict(self) -> bool:
         """Put this lock in the place of one whose holder is dead; else say who holds it. Raises StoreLockedError."""
-        raw = self.files.read(KEY)
+        raw = self.files.read(self.key)
         if raw is None:
             return False
         holder = _parse(raw)
         if (holder.get("host") != socket.gethostname() or _alive(holder)) and not _requeued_since(holder):
             raise StoreLockedError(
-                f"the store is locked by process {holder.get('pid')} on {holder.get('host')}",
-                where=self.files.at(KEY),
+                f"{self.what} by process {holder.get('pid')} on {holder.get('host')}",
+                where=self.files.at(self.key),
                 why="another run is writing here; two runs would do the same slabs twice",
                 do="wait for it, or, if you know that it is dead on its other host, delete the file named above",
             )
-        return self.files.swap(KEY, raw, self._mine)
+        return self.files.swap(self.key, raw, self._mine)
 
 
 def still_held(out: str, name: str) -> None:

@@ -46,6 +46,7 @@ def scan(
     *,
     level: int | None = None,
     mended: int = 0,
+    voxel_nm: Sequence[float] | None = None,
     sensitivity: str | float = "medium",
     masks: str | None = None,
     site: Site | None = None,
@@ -58,13 +59,14 @@ def scan(
     are, are looked at; what people have changed in the file stays. A scan that was interrupted goes on.
 
     level: of the pyramid, to read. Default: the coarsest one whose pixels are at most SCAN_NM wide; finer pixels are
-    averaged to that. mended: the level whose voxels the flags speak of.
+    averaged to that. mended: the level whose voxels the flags speak of. voxel_nm: of that level, where it does not say.
     Raises UsageError where `out` or `masks` is there already and no scan's, VolumeError, Interrupted.
     """
     thresholds, began = Thresholds.at(sensitivity), time.perf_counter()
     stem = str(Path(out).with_suffix(""))
     masks, looked = masks or f"{stem}.masks.zarr", Looked.read(Path(f"{stem}.scan.jsonl"))
-    full, look = _looked_at(uri, mended, level, masks, thresholds, looked)
+    full = Volume.open(uri, level=mended, voxel_nm=voxel_nm)
+    look = _looked_at(full, level, masks, thresholds, looked)
     _check_place(out, masks, looked, full)
     source = look.open()
     shape = _scan_shape(source.shape, look.factor)
@@ -141,16 +143,13 @@ def _open_masks(masks: str, shape: ZYX, full: Volume) -> None:
         there.resize(shape)
 
 
-def _looked_at(
-    uri: str, mended: int, level: int | None, masks: str, thresholds: Thresholds, looked: Looked
-) -> tuple[Volume, Look]:
-    """The volume that is mended, and how it is looked at."""
-    full = Volume.open(uri, level=mended)
+def _looked_at(full: Volume, level: int | None, masks: str, thresholds: Thresholds, looked: Looked) -> Look:
+    """How the volume that is mended is looked at."""
     levels = full.pyramid()
     if level is None:
         fit = [v for v in levels if v.shape[0] == full.shape[0] and (v.voxel_nm or (0, 1e9, 0))[1] <= SCAN_NM * 1.25]
-        level = fit[-1].level if fit else mended
-    source = Volume.open(uri, level=level)
+        level = fit[-1].level if fit else full.level
+    source = full if level == full.level else Volume.open(full.uri, level=level)
     if source.shape[0] != full.shape[0]:
         raise UsageError(
             f"level {level} has {source.shape[0]} sections, the volume {full.shape[0]}",
@@ -162,7 +161,7 @@ def _looked_at(
     while factor < MOST_FACTOR and nm * factor * 2 <= SCAN_NM * 1.25:
         factor *= 2
     grey = (0.0, 255.0) if source.dtype == np.uint8 else looked.window or intensity.measure(source)
-    return full, Look(uri, level, factor, *grey, masks, thresholds)
+    return Look(full.uri, level, factor, *grey, masks, thresholds)
 
 
 def _scan_shape(shape: ZYX, factor: int) -> ZYX:
@@ -258,8 +257,8 @@ def _written(out: str, full: Volume, look: Look, shape: ZYX, looked: Looked) -> 
     classes = Counter(str(flag["class"]) for flag in flags)
     return {
         "flags": out, "masks": look.masks, "volume": look.uri, "level": look.level, "scan_shape": list(shape),
-        "found": len(flags), "added": after.added, "gone": after.gone, "held": after.held,
-        "classes": dict(sorted(classes.items())), "jumps": jumps, "rows": flags,
+        "found": len(flags), "added": len(after.new), "gone": after.gone, "held": after.held,
+        "classes": dict(sorted(classes.items())), "jumps": jumps, "rows": flags, "new": after.new,
     }  # fmt: skip
 
 

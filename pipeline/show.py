@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -133,6 +135,13 @@ def reasons(document: dict[str, Any]) -> None:
     if back := document["taken_back"]:
         places = ", ".join(f"{a}:{b}" for a, b in back[:SHOWN_FLAGS])
         out.print(f"taken back, the source's voxels come again: sections {places}{' …' * (len(back) > SHOWN_FLAGS)}")
+
+
+def night(document: dict[str, Any]) -> None:
+    """A cycle: its page."""
+    with Path(document["page"]).open() as page:
+        out.print(Markdown(page.read()))
+    out.print(f"this page: {escape(document['page'])}")
 
 
 def _span(write: list[Any]) -> str:
