@@ -21,15 +21,17 @@ fitness     can the site do the job? doctor asks       report      pages to look
 Of the driver, besides: ids and slabs in columns; pace, queue and flight of the slabs in hand; packfile and packs, many
 records in one file; failpoint, where tests make a process fail.
 
-Of running again, besides: explain, why a slab would be done or not; kin, what was done and is known by another id now.
+Of running again: explain, why a slab would be done or not; kin, what was done and is known by another id now.
+
 Of verify, besides: check, one question and its answer; digests, identity, lineage and replay, the questions by level;
 story, all that is known of one voxel; confine, that writing stays in the store.
 Of exports: account, what one run did; crate and prov, the same for other tools.
 
 Of nights: nightly, a cycle of scan, plan, run and verify; page, what it tells; schedule, who calls it.
-Of scan, the pass that finds damage: look and looked, how and at what; findings and flagedit, what is written; thresholds, every number in it; detectors, what can be seen; view, a tile's
-sections and their numbers; detect and places, what follows for sections and parts of them; flagreaders, lists of other
-programs.
+
+Of scan, the pass that finds damage: look and looked, how and at what; findings and flagedit, what is written of it;
+thresholds, every number in it; detectors, what can be seen; view, a tile's sections and their numbers; detect and
+places, what follows for sections and parts of them; flagreaders, lists of other programs.
 
 Imports only point down; `make check` holds them to it.
 """

@@ -164,6 +164,6 @@ def test_jumps_are_told_once() -> None:
     once = renewed("", [], [{"z_start": 3, "z_stop": 4, "class": "fold", "source": "zmend scan"}], [7])
     assert once.text.count("from section 7 on") == 1
     twice = renewed(once.text, [{"z_start": 3, "z_stop": 4, "class": "fold", "source": "zmend scan"}], [], [7, 9])
-    assert (twice.added, twice.gone, twice.held) == (0, 1, [])
+    assert (twice.new, twice.gone, twice.held) == ([], 1, [])
     assert twice.text.count("on the stack lies elsewhere") == 2
     assert FlagText.of(twice.text).flags == []
