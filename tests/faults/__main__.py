@@ -97,7 +97,7 @@ def main() -> None:
     seeds = f"Seeds {asked.seed} to {asked.seed + asked.count - 1}, {time.monotonic() - began:.0f} s."
     print(f"\n{seeds}\n\n{table(outcomes)}")
     if asked.report:
-        command = f"python -m tests.faults --count {asked.count} --seed {asked.seed}"
+        command = " ".join(["python -m tests.faults", *sys.argv[1:]])
         where = f"{os.cpu_count()} CPUs, {platform.machine()}"
         Path(asked.report).write_text(f"# faults, {time.strftime('%Y-%m-%d')}\n\n`{command}` on {where}.\n\n{seeds} {NOTE}\n\n{table(outcomes)}\n")
     sys.exit(any(o.wrong or o.again for o in outcomes))
