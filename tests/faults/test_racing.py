@@ -42,11 +42,13 @@ def raced(what: str, place: str, count: int) -> list[list[str]]:
         subprocess.Popen([*words, str(me), str(count)], cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for me in range(RACERS)
     ]
-    for racer in racers:
-        assert racer.stdin
-        racer.stdin.write("go\n")
-        racer.stdin.flush()
     try:
+        for racer in racers:
+            assert racer.stdout and racer.stdout.readline() == "ready\n"
+        for racer in racers:
+            assert racer.stdin
+            racer.stdin.write("go\n")
+            racer.stdin.flush()
         ended = [racer.communicate(timeout=250) for racer in racers]
     finally:
         for racer in racers:
