@@ -23,7 +23,7 @@ class Sampler:
     Structure cold, texture warm: levels above `warm` carry noise of scale `temperature`, the others of scale `texture`.
     """
 
-    steps: int = 4  # network evaluations in all; 1 = the posterior mean: the blind one alone, of each of `views`
+    steps: int = 4  # network evaluations in all; 1 = the blind one alone, the posterior mean
     start: str = "bridge"  # "bridge": the sharpened posterior mean (one of the steps); "match": neighbours moved into
     # place; "gaussian": noise alone, as in a textbook diffusion
     solver: str = "ddim"  # "ddim", "ddpm" (ancestral), "heun" (second order, two evaluations a level), "dpm++" (2M)
@@ -34,7 +34,6 @@ class Sampler:
     temperature: float = 0.5  # scale of the noise in the structure levels
     texture: float = 1.2  # scale of the noise in the texture levels; above 1 because the network keeps too little of it
     fuse: bool = True  # where the posterior mean is the answer (steps 1): put into it what both neighbours share
-    views: int = 2  # where the posterior mean is the answer: evaluations that it is the mean of, 1 or 2
     sharpen: float = 1.0  # how far the start's faded bands are raised to the neighbours' energy; 0 = not at all
     detail: float = 0.0  # how far the result's finest band is brought to the neighbours' energy; 0 = not at all
     share: float = 0.75  # of the nearer neighbour in "match": half and half would show every membrane twice
@@ -46,8 +45,6 @@ class Sampler:
                 raise ValueError(f"{name} {getattr(self, name)!r} is not one of {', '.join(allowed)}")
         if type(self.steps) is not int or self.steps < 1 or type(self.fuse) is not bool:
             raise ValueError(f"steps {self.steps!r} must be a whole number from 1, fuse {self.fuse!r} true or false")
-        if type(self.views) is not int or self.views not in (1, 2):
-            raise ValueError(f"views {self.views!r} must be 1 or 2")
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:  # nor NaN
@@ -71,7 +68,7 @@ class Sampler:
         """Of the network, in one draw: what it costs."""
         count = len(self.levels())
         blind = int(self.start == "bridge")
-        return self.views if self.steps == 1 else blind + (2 * count - 1 if self.solver == "heun" else count)
+        return 1 if self.steps == 1 else blind + (2 * count - 1 if self.solver == "heun" else count)
 
     def scale(self, sigma: float) -> float:
         """Of the noise that a level should carry."""
@@ -94,6 +91,5 @@ SAMPLERS: Mapping[str, Sampler] = {
     "cpu": Sampler(structure=0.8, texture=1.2, detail=1.0),
     "bridge": Sampler(structure=0.8, texture=1.2, detail=1.0),
     # nearest to the letter of the paper: from noise alone, ancestral, no estimate to start from
-    "paper": Sampler(steps=50, start="gaussian", solver="ddpm", temperature=1.0, texture=1.0, fuse=False, views=1,
-                     finest=0.02),
+    "paper": Sampler(steps=50, start="gaussian", solver="ddpm", temperature=1.0, texture=1.0, fuse=False, finest=0.02),
 }

@@ -91,7 +91,7 @@ def test_steps_are_network_evaluations(steps: int, monkeypatch: pytest.MonkeyPat
         return diffusion.Estimate(zero, zero, zero, zero, Outputs(zero, zero, zero))
 
     monkeypatch.setattr(diffusion, "evaluate", counted)
-    sample(alive(), condition(), noise, Sampler(steps=steps, views=1))
+    sample(alive(), condition(), noise, Sampler(steps=steps))
     assert len(levels) == steps and levels[0] == SIGMA_MAX  # the bridge's start is one of them, blind
     assert levels == sorted(levels, reverse=True)
 
@@ -125,22 +125,7 @@ def test_one_step_is_the_posterior_mean() -> None:
     network, c = alive(), condition()
     with torch.no_grad():
         blind = evaluate(network, c, torch.zeros(1, 1, 1, 32, 32), torch.tensor([SIGMA_MAX]))
-        assert torch.equal(sample(network, c, noise, Sampler(steps=1, fuse=False, views=1)), blind.clean)
-
-
-@pytest.mark.parametrize("targets", [(1, 2), (1, 3)])
-def test_the_posterior_mean_of_two_views_is_the_same_from_either(targets: tuple[int, int]) -> None:
-    """And not of one: a network that is not symmetric says something else of a mirror image."""
-    torch.manual_seed(7)
-    sections, known = torch.rand(1, 1, 4, 32, 32) * 2 - 1, torch.ones(1, 1, 4, 32, 32)
-    known[:, :, targets[0] : targets[1]] = 0
-    known[:, :, targets[0], :, :9] = 1
-    c, network = Condition(sections * known, known, targets, torch.zeros(1, 2)), alive()
-    with torch.no_grad():
-        for views, same in ((2, True), (1, False)):
-            here, there = (sample(network, x, noise, Sampler(steps=1, views=views, fuse=False)) for x in (c, c.mirrored))
-            assert torch.allclose(here, there.flip(2, 4), atol=1e-4) is same
-            assert torch.equal(here[:, :, 0, :, :9], c.target[:, :, 0, :, :9]), "known pixels stay"
+        assert torch.equal(sample(network, c, noise, Sampler(steps=1, fuse=False)), blind.clean)
 
 
 @pytest.mark.parametrize("outputs", ["eps+x0", "mjs"])
@@ -216,7 +201,7 @@ def test_every_start_keeps_known_pixels(start: str) -> None:
     "wrong",
     [{"structure": 0.0}, {"structure": -1.0}, {"structure": "0.4"}, {"finest": 0.0}, {"finest": 2.0}, {"texture": float("nan")},
      {"temperature": -1.0}, {"share": 7.0}, {"sharpen": "x"}, {"fuse": "no"}, {"steps": 2.5}, {"steps": 0},
-     {"finest": 0.5, "structure": 0.4}, {"views": 3}, {"views": True}],
+     {"finest": 0.5, "structure": 0.4}],
 )  # fmt: skip
 def test_numbers_that_no_sampler_can_use_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
