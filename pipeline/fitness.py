@@ -5,6 +5,7 @@ Each finding says what is so, and where it is not fit what to change: {name, ok,
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import subprocess
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.batch import memory_bytes
-from pipeline.cluster import LANES, visible_gpus
+from pipeline.cluster import LANES, connect, visible_gpus, workers
+from pipeline.errors import UnfitError
 from pipeline.site import Site, walltime_s
 
 COMMANDS = ("sbatch", "squeue", "scancel", "scontrol", "sinfo")
@@ -33,6 +35,8 @@ def examine_site(site: Site, totals: Mapping[str, int] | None = None) -> list[Js
     if site.kind == "cuda":
         count, why = visible_gpus()
         found.append(finding("gpus", count > 0, why or f"{count} for dask-cuda", "mend that, or take kind: local"))
+    if site.kind == "scheduler":
+        found.append(scheduler(site))
     if site.kind == "slurm":
         found += [*commands(), *([] if site.interface is None else [interface(site.interface)])]
         if all(f["ok"] for f in found):
@@ -49,6 +53,21 @@ def loopback() -> Json:
     except OSError as e:
         return finding("loopback", False, str(e), "allow connections to 127.0.0.1: driver and workers meet there")
     return finding("loopback", True, "ports open and answer")
+
+
+def scheduler(site: Site) -> Json:
+    """Whether a scheduler that should be there answers, to these certificates, and how many workers it has."""
+    name = str(site.address or site.scheduler_file)
+    try:
+        address = site.address or json.loads(Path(name).read_text())["address"]
+        host, _, port = address.partition("://")[2].rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()  # dask would try for a minute
+        with connect(site) as client:
+            return finding("scheduler", True, f"{address} answers, {workers(client)} workers are there")
+    except UnfitError as e:
+        return finding("scheduler", False, " ".join(f"{e.what} {e.why}".split()), e.do)
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        return finding("scheduler", False, f"{name}: {e}", "start it first; site.address, site.scheduler_file")
 
 
 def commands() -> list[Json]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from pipeline.attempts import Attempts
 from pipeline.cluster import DASK_YAML
 from pipeline.crew import Crew
 from pipeline.errors import UnfitError
+from pipeline.fitness import scheduler
 from pipeline.site import Site
 from tests import toys
 from tests.test_crew import Slabs
@@ -133,3 +135,18 @@ def test_a_scheduler_that_comes_back_gets_the_slabs_again(outside: Outside) -> N
     assert sorted(set(run.done)) == [N(n) for n in range(120)]
     assert len(run.done) == 120
     assert [e for e in run.events if e["kind"] == "failure"] == []
+
+
+def test_the_doctor_knows_whether_a_scheduler_is_there(outside: Outside, tmp_path: Path) -> None:
+    site = Site(kind="scheduler", address=outside.address, workers=1)
+    absent = scheduler(site)
+    assert not absent["ok"] and outside.address in absent["detail"] and "refused" in absent["detail"]
+    assert absent["do"] == "start it first; site.address, site.scheduler_file"
+    outside.scheduler()
+    assert scheduler(site)["detail"] == f"{outside.address} answers, 0 workers are there"
+    with_keys = scheduler(Site(kind="scheduler", address=outside.address, workers=1, tls=str(tmp_path)))
+    assert not with_keys["ok"] and "ca.pem is missing" in with_keys["detail"]
+    no_file = scheduler(Site(kind="scheduler", scheduler_file=str(tmp_path / "s.json"), workers=1))
+    assert not no_file["ok"] and "No such file" in no_file["detail"]
+    elsewhere = scheduler(Site(kind="scheduler", address="tcp://127.0.0.1:port", workers=1))
+    assert not elsewhere["ok"]
