@@ -15,7 +15,8 @@ from pipeline.config import check
 from pipeline.files import Files
 from pipeline.job import make_store, propose
 from pipeline.ledger import Ledger
-from pipeline.run import remerge, run
+from pipeline.remerge import remerge
+from pipeline.run import run
 from pipeline.store import is_store
 from pipeline.summary import status
 from pipeline.verify import verify
