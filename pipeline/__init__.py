@@ -18,6 +18,10 @@ lessons     what training learns from: columns         cli, show   the command, 
 slurm       the jobs that workers live in              batch       scripts for sbatch; drain: how a worker leaves
 fitness     can the site do the job? doctor asks       report      pages to look at and judge from
 
+Of what was and what counts: state, what a run found in force; force, what a pass over the records finds, and retiring
+them; kept, chunks out of force; revert, back to a state; verdicts and review, what people say of slabs; remerge, a
+merge of what they accepted; signature, who vouches for it.
+
 Of the driver, besides: ids and slabs in columns; pace, queue and flight of the slabs in hand; packfile and packs, many
 records in one file; failpoint, where tests make a process fail.
 

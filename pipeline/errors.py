@@ -9,7 +9,9 @@ ZmendError                    what, where, why, do
 │   │   ├── MisalignedWriteError
 │   │   └── MissingChunkError
 │   ├── RestorerError         the restorer refuses the recipe, or cannot be found
-│   └── PlanChangedError      the plan that was reviewed is not the plan that would run
+│   ├── PlanChangedError      the plan that was reviewed is not the plan that would run
+│   ├── RevertError           an earlier state of the store cannot be brought back
+│   └── VerdictError          the verdicts of a review are not fit; carries the line
 ├── VerifyError           5   the store is not what its records say
 ├── StoreLockedError      6   a live run holds the store
 ├── UnfitError            7   this machine or mount cannot do the job
@@ -92,6 +94,14 @@ class RestorerError(InputError):
 
 class PlanChangedError(InputError):
     """The plan that was reviewed is not the plan that would run now."""
+
+
+class RevertError(InputError):
+    """An earlier state of the store cannot be brought back exactly; nothing was touched."""
+
+
+class VerdictError(InputError):
+    """A file of verdicts is not fit, or is about another plan; `where` names file and line."""
 
 
 class VerifyError(ZmendError):

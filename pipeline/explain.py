@@ -19,6 +19,7 @@ from pipeline.ids import Ids
 from pipeline.job import Proposal, bound, current_plan, plan_path, read_flags, read_plan
 from pipeline.ledger import Ledger
 from pipeline.plan import Plan, Slab
+from pipeline.recipe import reseeded
 from pipeline.store import has_uncertainty, is_store, open_labels, open_overlay, open_uncertainty
 
 Reason = tuple[str, str]  # one of REASONS, and what people may want to know besides
@@ -187,7 +188,8 @@ class Former:
 
 
 def _bound(said: dict[str, Any]) -> tuple[str, ...]:
-    return said["recipe"], said["restorer"], said["weights"], str(said["seed"])
+    seed = reseeded(said["seed"], -said.get("attempt", 0))  # of the first attempt
+    return said["recipe"], said["restorer"], said["weights"], str(seed)
 
 
 def _present(out: str) -> list[set[tuple[int, ...]]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -29,7 +29,7 @@ from pipeline.intensity import measure
 from pipeline.ledger import Ledger
 from pipeline.merge import check_pyramid
 from pipeline.plan import Geometry, Plan, Slab, hashed, make
-from pipeline.recipe import Recipe, digest
+from pipeline.recipe import Recipe, digest, reseeded
 from pipeline.restorer import Needs, Restorer, load, proven
 from pipeline.selftest import CPU, OnDevice
 from pipeline.site import Site
@@ -86,7 +86,7 @@ def propose(config: Config, *, none_is_fine: bool = False) -> Proposal:
             "path": config.flags,
             "digest": flags.digest,
             "count": len(flags),
-            "copy_sha256": sha256(flags_text(flags).encode()).hexdigest(),
+            "copy_sha256": _copy_sha256(flags),
         },
         recipe=recipe.document(),
         recipe_digest=recipe.digest(needs.digest, source.voxel_nm, source.level),
@@ -247,9 +247,40 @@ def install(proposal: Proposal) -> None:
     zmend.keep(f"plans/{plan.hash}.json", dump(plan))
 
 
+def empty(plan: Plan) -> Plan:
+    """A plan like this one, for which nothing is flagged: what was in force before the first run."""
+    nothing = Flags.of([])
+    flags = {"path": "", "digest": nothing.digest, "count": 0, "copy_sha256": _copy_sha256(nothing)}
+    totals = dict.fromkeys(plan.header["totals"], 0)
+    return Plan({**plan.header, "flags": flags, "totals": totals, "not_restorable": []}, Slabs.of(()))
+
+
+def of_source(plan: Plan) -> Plan:
+    """The same slabs of the source as it is now: it may have got more sections since the plan was made."""
+    about = plan.header["source"]
+    now = Volume.open(about["uri"], level=about["level"], voxel_nm=about["voxel_nm"])
+    if now.fingerprint() == about["fingerprint"]:
+        return plan
+    grown = {**about, "shape": list(now.shape), "fingerprint": now.fingerprint()}
+    return Plan({**plan.header, "source": grown}, plan.slabs)
+
+
+def keep_plan(out: str, plan: Plan) -> None:
+    """Put a plan into the store, and the flags of one that has none. Changes nothing that is in force."""
+    zmend = Files(out) / "zmend"
+    if not plan.header["flags"]["count"]:
+        zmend.keep(f"flags/{plan.header['flags']['digest']}.csv", flags_text(Flags.of([])).encode())
+    if zmend.stat(f"plans/{plan.hash}.json") is None:
+        zmend.keep(f"plans/{plan.hash}.json", dump(plan))
+
+
 def flags_text(flags: Flags) -> str:
     """The flags as the store keeps them: in order, masks by address."""
     return flagfile.dump([_row(f) for f in flags])
+
+
+def _copy_sha256(flags: Flags) -> str:
+    return sha256(flags_text(flags).encode()).hexdigest()
 
 
 def read_flags(out: str, plan: Plan, shape: ZYX) -> Flags:
@@ -366,14 +397,18 @@ def _row(flag: Flag) -> dict[str, object]:
 
 
 @lru_cache(maxsize=2)
-def open_job(out: str, plan_hash: str, threads: int = 0) -> Job:
-    """Open everything that a worker needs; kept for the life of the process."""
+def open_job(out: str, plan_hash: str, threads: int = 0, attempt: int = 0, *, spread: bool = True) -> Job:
+    """Open everything that a worker needs; kept for the life of the process.
+
+    attempt: at slabs that were rejected so often; their seed is another. spread: whether that is opened, if the recipe
+    draws one.
+    """
     _mask.cache_clear()
     plan = read_plan(plan_path(out, plan_hash), slabs=False)
     about = plan.header["source"]
     voxel_nm = tuple(about["voxel_nm"]) if about["voxel_nm"] else None
     source = Volume.open(about["uri"], level=about["level"], voxel_nm=voxel_nm)
-    recipe = Recipe.model_validate(plan.header["recipe"])
+    recipe = recipe_of(plan, attempt)
     restorer, needs = load(recipe, source.voxel_nm, threads=threads)
     _same_restorer(needs, plan)
     flags = read_flags(out, plan, source.shape)
@@ -381,27 +416,40 @@ def open_job(out: str, plan_hash: str, threads: int = 0) -> Job:
         source=source,
         overlay=open_overlay(out),
         labels=open_labels(out),
-        uncertainty=open_uncertainty(out) if recipe.uncertainty else None,
+        uncertainty=open_uncertainty(out) if spread and recipe.uncertainty else None,
         ledger=Ledger(out),
         flags=flags,
         read_mask=lambda uri, box: read_mask(uri, source.shape, box),
         restorer=restorer,
         needs=needs,
         recipe=recipe,
-        bound=bound(plan),
+        bound=bound(plan, attempt),
         absent_is_unknown=about["missing_chunks"] == "unknown",
     )
 
 
-def bound(plan: Plan) -> dict[str, Any]:
-    """What every record, and the certificate, says of where it comes from."""
+def made_as(record: Mapping[str, Any], bound: Mapping[str, Any]) -> bool:
+    """Whether a record was made as the plan in force makes its slabs: recipe, weights, and the seed of its attempt."""
+    seed = reseeded(bound["seed"], record.get("attempt", 0))
+    return record["seed"] == seed and all(record[k] == bound[k] for k in ("recipe", "weights", "restorer"))
+
+
+def recipe_of(plan: Plan, attempt: int = 0) -> Recipe:
+    """The recipe of a plan's slabs at some attempt."""
+    recipe = Recipe.model_validate(plan.header["recipe"])
+    return recipe.model_copy(update={"seed": reseeded(recipe.seed, attempt)})
+
+
+def bound(plan: Plan, attempt: int = 0) -> dict[str, Any]:
+    """What every record, and the certificate, says of where it comes from; a first attempt is left out."""
     return {
         "plan": plan.hash,
         "recipe": plan.header["recipe_digest"],
         "restorer": plan.header["restorer"]["name"],
         "weights": plan.header["restorer"]["digest"],
         "flags": plan.header["flags"]["digest"],
-        "seed": plan.header["recipe"]["seed"],
+        "seed": reseeded(plan.header["recipe"]["seed"], attempt),
+        **({"attempt": attempt} if attempt else {}),
     }
 
 

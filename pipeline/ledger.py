@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -64,13 +64,11 @@ class Ledger:
         if raw is None:
             raise _bad_record(where, "it is not there")
         try:
-            record: dict[str, Any] = json.loads(raw)
-            said = record.pop("digest")
+            return _trusted(raw, slab_id)
+        except _Spoiled as e:
+            raise _bad_record(where, str(e)) from e
         except (ValueError, KeyError, AttributeError, TypeError) as e:
             raise _bad_record(where, f"{type(e).__name__}: {e}") from e
-        if said != digest(record) or record["slab"] != slab_id or raw != _text(record):
-            raise _bad_record(where, "its content does not hash to what it says")
-        return record
 
     def discard(self, slab_id: str) -> None:
         """Put a record that cannot be read aside: its slab is not done."""
@@ -157,10 +155,32 @@ class Ledger:
     def _retiring(self) -> list[str]:
         return [name for name in (self.files / "retiring").names() or () if _is_record(name)]
 
+    def history(self, slab_ids: Container[str]) -> Iterator[dict[str, Any]]:
+        """Retired records of these slabs; those that cannot be trusted are left out."""
+        for name in (self.files / "retired").names() or ():
+            if _is_record(name) and name.split(".")[0] in slab_ids:
+                try:
+                    yield _trusted(self.files.read(f"retired/{name}") or b"", name.split(".")[0])
+                except (ValueError, KeyError, AttributeError, TypeError):
+                    continue
+
     def finish_retiring(self, name: str, run: str) -> None:
         """The chunks are gone: the record becomes history."""
         self._fence()
         self.files.move(f"retiring/{name}", f"retired/{name[:-5]}.{run}.json")
+
+
+class _Spoiled(ValueError):
+    """A record that is not what it says."""
+
+
+def _trusted(raw: bytes, slab_id: str) -> dict[str, Any]:
+    """The record of a slab, in a file of its own. Raises _Spoiled, or whatever a file that is no record leads to."""
+    record: dict[str, Any] = json.loads(raw)
+    said = record.pop("digest")
+    if said != digest(record) or record["slab"] != slab_id or raw != _text(record):
+        raise _Spoiled("its content does not hash to what it says")
+    return record
 
 
 def _text(record: dict[str, Any]) -> bytes:

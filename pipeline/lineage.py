@@ -12,6 +12,7 @@ from pipeline.box import ZYX, Box
 from pipeline.check import Check, first
 from pipeline.errors import VolumeError, ZmendError
 from pipeline.ids import WIDTH, Ids
+from pipeline.job import made_as
 from pipeline.ledger import Ledger
 from pipeline.lock import holder
 from pipeline.merge import read_merge, source_manifest
@@ -105,7 +106,7 @@ def lineage(plan: Plan, records: Records, job: Job) -> Check:
     for slab, record in records.items():
         odd = known.add(slab, record["chunks"])
         check.findings += [f"slab {slab} tells of {box}, which is no chunk" for box in odd]
-        if any(record[k] != job.bound[k] for k in ("recipe", "weights", "restorer", "seed")):
+        if not made_as(record, job.bound):
             check.findings.append(f"slab {slab} was made with another recipe or other weights")
         if Slab.of([slab, *record["write"], *record["read"]]) not in plan.slabs:
             check.findings.append(f"slab {slab} was made for another place than the plan's")

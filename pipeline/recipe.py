@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic_core import PydanticCustomError
 
 GREY_PER_COUNT = 0.5  # grey levels (of 0..255) that one count of zmend/uncertainty stands for
+SEEDS = 2**63
 LATER = ("uncertainty", "refuse_above")  # settings that older recipes do not have
 
 
@@ -23,6 +24,11 @@ def canonical(document: Any) -> str:
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
+def reseeded(seed: int, attempt: int) -> int:
+    """The seed of a slab that was rejected `attempt` times."""
+    return (seed + attempt) % SEEDS
+
+
 class Recipe(BaseModel):
     """How flagged voxels are made. What cannot change a voxel (workers, slab size) is the Site's."""
 
@@ -31,7 +37,7 @@ class Recipe(BaseModel):
     restorer: str = Field("diffusion", description="diffusion, linear, nearest, or your own as module:Class")
     weights: str = Field("default", description="name of weights that ship with zmend, or a .safetensors path")
     steps: int = Field(4, ge=1, le=1000, description="network evaluations per sample")
-    seed: int = Field(0, ge=0, lt=2**63, description="key of the noise; same seed, same voxels")
+    seed: int = Field(0, ge=0, lt=SEEDS, description="key of the noise; same seed, same voxels")
     batch: int = Field(
         1,
         ge=0,

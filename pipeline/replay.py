@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pipeline import certificate
@@ -14,14 +14,19 @@ from pipeline.plan import Plan, Slab
 from pipeline.slab import Job, chunks, compute
 
 
-def replay_slabs(plan: Plan, records: Mapping[str, Any], job: Job, count: int, seed: int) -> Check:
-    """Slabs drawn at random, computed anew from the source, are bit for bit what the store holds."""
+def replay_slabs(
+    plan: Plan, records: Mapping[str, Any], attempt: Callable[[int], Job], count: int, seed: int
+) -> Check:
+    """Slabs drawn at random, computed anew from the source, are bit for bit what the store holds.
+
+    attempt: opens the job of slabs that were rejected so often.
+    """
     check = Check("replay")
     # What was given up made the restorer fail: that it would again proves nothing.
     rows = [n for n, s in enumerate(plan.slabs) if s.id in records and not records[s.id].get("given_up")]
     drawn = [plan.slabs[n] for n in random.Random(seed).sample(rows, min(count, len(rows)))]
     for slab in drawn:
-        check.findings += _replayed(slab, records[slab.id], job)
+        check.findings += _replayed(slab, records[slab.id], attempt(records[slab.id].get("attempt", 0)))
     check.detail = f"{len(drawn)} slabs computed anew (draw seed {seed})"
     return check
 

@@ -10,46 +10,39 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import certificate, failpoint
+from pipeline import certificate, failpoint, review, signature
 from pipeline.attempts import Attempts, OnEvent, in_words
-from pipeline.box import ZYX, Box
 from pipeline.cluster import memory_per_worker, reap, threads_per_worker, visible_gpus
 from pipeline.crew import Crew
-from pipeline.errors import Interrupted, PlanChangedError, StoreLockedError, UsageError
-from pipeline.ids import Ids
-from pipeline.job import Proposal, bound, current_plan, install, make_store, open_job, try_weights
+from pipeline.errors import Interrupted, StoreLockedError, UsageError
+from pipeline.files import Files
+from pipeline.force import Survey, erase, retire, survey
+from pipeline.ids import Ids, column
+from pipeline.job import Proposal, bound, install, make_store, open_job, recipe_of, try_weights
+from pipeline.kept import Kept
 from pipeline.kin import kin
 from pipeline.ledger import Ledger, sweep
 from pipeline.lock import StoreLock, still_held
 from pipeline.merge import forget_merge, merge, read_merge, source_manifest
 from pipeline.plan import Slab
-from pipeline.recipe import Recipe
 from pipeline.restorer import Needs
+from pipeline.review import Order
 from pipeline.runlog import RunLog
 from pipeline.seal import Seal
 from pipeline.selftest import golden
-from pipeline.store import (
-    drop_uncertainty,
-    has_uncertainty,
-    is_store,
-    open_labels,
-    open_overlay,
-    open_uncertainty,
-    sweep_beside,
-    update_attrs,
-)
+from pipeline.slabs import Slabs
+from pipeline.state import State
+from pipeline.store import drop_uncertainty, is_store, made_arrays, open_overlay, read_attrs, sweep_beside, update_attrs
 from pipeline.summary import summarise
-from pipeline.volume import Volume
+from pipeline.verdicts import Verdicts
 from pipeline.worker import Leave, Post, Probe, Recheck, Task, budget
 
 PACK_EVERY = 8192  # slabs: so few files lie about however long a run takes
-TOGETHER = 4096  # records that are looked at at once
 GO_ON = "run the same command again to go on"
 
 
@@ -61,16 +54,25 @@ class Stop:
 
 
 def run(
-    proposal: Proposal, *, on_event: OnEvent = lambda _: None, stop: Stop | None = None, redo: Sequence[str] = ()
+    proposal: Proposal,
+    *,
+    on_event: OnEvent = lambda _: None,
+    stop: Stop | None = None,
+    redo: Sequence[str] = (),
+    verdicts: Verdicts | None = None,
+    sign: str = "",
 ) -> dict[str, Any]:
     """Do what the proposal says and return the summary. Raises ZmendError, of which Interrupted can be resumed.
 
     redo: ids of slabs (or the first characters of them) that are done again although they have a record.
+    verdicts: of a review; the slabs that it rejects are done again with a seed of their own.
+    sign: a file with the private key that signs what is in force at the end.
 
     Done slabs stay done: running again does only what changed.
     """
     stop, began = stop or Stop(), time.perf_counter()
     config, plan, out = proposal.config, proposal.plan, proposal.config.output.path
+    key = signature.private_key(sign) if sign else None
     if not is_store(out):
         try_weights(proposal)
     make_store(proposal)
@@ -99,22 +101,26 @@ def run(
         ledger.pack()  # what a run that was killed left
         reap(config.site)  # jobs of a driver that was killed, before anything that they wrote is judged
         sweep(out)
+        ordered = _ordered(out, run_id, ledger, verdicts, tell) if verdicts else {}
+        seen, stale = _found(proposal, ledger, run_id, named, ordered)
         with Crew(config.site, tell, lambda: stop.requested) as crew:
             kept = _keep(crew, proposal, _post(proposal, lock.name, anything=False), ledger, named)
             if stop.requested:
                 raise Interrupted("stopped before the first slab", where=out, why="asked to", do=GO_ON)
-            retired = _supersede(proposal, ledger, run_id, named) - kept
-            todo = plan.slabs.but(ledger.done())
+            _supersede(proposal, ledger, run_id, seen, stale, lock)
+            retired, todo = len(stale) - kept, plan.slabs.but(ledger.done())
             lock.held()
             if todo or retired or kept:
                 forget_merge(out)  # until it is merged again, the merged volume is not the overlay's
             begun = {"slabs": len(plan.slabs), "todo": len(todo), "retired": retired, "kept": kept}
             tell({"kind": "begin", "run": run_id, **begun})
-            post = _post(proposal, lock.name, anything=bool(todo))
-            moved = _work_off(todo, crew, post, run_id, ledger, hope=len(todo) < len(plan.slabs))
+            moved, hope = Counter[str](), len(todo) < len(plan.slabs)
+            for attempt, slabs, orders in _by_attempt(todo, review.read(out)):
+                post = _post(proposal, lock.name, anything=True, attempt=attempt)
+                moved += _work_off(slabs, crew, post, run_id, ledger, orders, hope=hope)
             ledger.pack()
             if not stop.requested:
-                _certify(crew, proposal, post)
+                _certify(crew, proposal, _post(proposal, lock.name, anything=bool(todo)))
         if stop.requested:
             raise Interrupted(
                 f"stopped with {len(plan.slabs) - len(plan.slabs.but(ledger.done()))} of {len(plan.slabs)} slabs done",
@@ -124,6 +130,9 @@ def run(
             )
         if config.output.mode == "volume":
             moved += _merge(proposal, tell, stop, lock)
+        lock.held()
+        if key is not None:
+            signature.sign(out, key)
         summary = summarise(plan, ledger, run_id, out, moved, time.perf_counter() - began)
         tell({"kind": "end", **summary})
     return summary
@@ -131,8 +140,10 @@ def run(
 
 def _keep(crew: Crew, proposal: Proposal, post: Post, ledger: Ledger, redo: set[str]) -> int:
     """Slabs whose chunks of the source were written anew and hold what they held stay done, under their new ids."""
-    plan, count = proposal.plan, 0
+    plan, count, table = proposal.plan, 0, review.read(proposal.config.output.path)
     known = {new: old for new, old in kin(plan, bound(plan), ledger).items() if old not in redo}
+    if again := {new: table[old] for new, old in known.items() if old in table and new not in table}:
+        review.write(proposal.config.output.path, table | again)
     attempts = Attempts(crew.site.attempts, crew.tell)
     for read in crew.work((s for s in plan.slabs if s.id in known), Recheck(post), attempts) if known else ():
         record = ledger.get(known[read["slab"]])
@@ -141,11 +152,22 @@ def _keep(crew: Crew, proposal: Proposal, post: Post, ledger: Ledger, redo: set[
     return count
 
 
-def _post(proposal: Proposal, lock: str, *, anything: bool) -> Post:
+def _by_attempt(todo: Slabs, table: dict[str, Order]) -> Iterator[tuple[int, Sequence[Slab], dict[str, Order]]]:
+    """The slabs of each attempt together, for an attempt has a seed of its own; with what their records say of it."""
+    again = [slab for slab in todo if slab.id in table] if table else []
+    rest = todo.but(Ids.of(column(slab.id for slab in again)))
+    if len(rest):
+        yield 0, rest, {}
+    for attempt in sorted({table[slab.id]["attempt"] for slab in again}):
+        slabs = [slab for slab in again if table[slab.id]["attempt"] == attempt]
+        yield attempt, slabs, {slab.id: {k: table[slab.id][k] for k in review.TOLD} for slab in slabs}
+
+
+def _post(proposal: Proposal, lock: str, *, anything: bool, attempt: int = 0) -> Post:
     """What the workers must know. The golden tile is made for those on other hosts or devices than this process,
     if there is anything to restore."""
     site, header = proposal.config.site, proposal.plan.header
-    needs, recipe = Needs.parse(header["restorer"], "the plan"), Recipe.model_validate(header["recipe"])
+    needs, recipe = Needs.parse(header["restorer"], "the plan"), recipe_of(proposal.plan, attempt)
     threads, gpu = threads_per_worker(site), site.gpus > 0 or (site.kind == "cuda" and visible_gpus()[0] > 0)
     tested = anything and site.kind != "local"
     return Post(
@@ -157,19 +179,27 @@ def _post(proposal: Proposal, lock: str, *, anything: bool) -> Post:
         golden=golden(recipe, proposal.source.voxel_nm, threads) if tested else "",
         lock=lock,
         expendable=site.workers > 0,
+        attempt=attempt,
     )
 
 
 def _work_off(
-    todo: Sequence[Slab], crew: Crew, post: Post, run_id: str, ledger: Ledger, *, hope: bool
+    todo: Sequence[Slab],
+    crew: Crew,
+    post: Post,
+    run_id: str,
+    ledger: Ledger,
+    orders: dict[str, Order],
+    *,
+    hope: bool,
 ) -> Counter[str]:
     """Restore the slabs. Those that were given up are left as they are, quarantined like what is not fit to keep."""
     attempts = Attempts(crew.site.attempts, crew.tell, hope)
-    moved = _told(crew, todo, Task(post, run_id), attempts, ledger)
+    moved = _told(crew, todo, Task(post, run_id, orders), attempts, ledger)
     if attempts.given_up and not crew.stopped():
-        why = {slab.id: failure.words for slab, failure in attempts.given_up}
+        why = {slab.id: f"given up: {failure.words}" for slab, failure in attempts.given_up}
         last = Attempts(crew.site.attempts, crew.tell)
-        moved += _told(crew, [slab for slab, _ in attempts.given_up], Leave(post, run_id, why), last, ledger)
+        moved += _told(crew, [slab for slab, _ in attempts.given_up], Leave(post, run_id, why, orders), last, ledger)
         last.finish(strict=True)
     return moved
 
@@ -217,70 +247,63 @@ def _named(prefixes: Sequence[str], ledger: Ledger) -> set[str]:
     return set().union(*named.values())
 
 
-def _supersede(proposal: Proposal, ledger: Ledger, run_id: str, redo: set[str]) -> int:
-    """Put the plan in force: retire the records of other plans and erase the chunks that they wrote."""
+def _ordered(out: str, run_id: str, ledger: Ledger, verdicts: Verdicts, tell: OnEvent) -> dict[str, Order]:
+    """What these verdicts ask for; they are kept with the run."""
+    Files(out).put(f"zmend/runs/{run_id}/verdicts.csv", verdicts.text)
+    found = review.orders(out, ledger, verdicts)
+    if same := len(verdicts.rejected) - len(found):
+        text = f"{same} slabs were ordered anew by this very file before; to reject what came of it, write another note"
+        tell({"kind": "warning", "text": text})
+    return found
+
+
+def _found(
+    proposal: Proposal, ledger: Ledger, run_id: str, redo: set[str], ordered: dict[str, Order]
+) -> tuple[Survey, set[str]]:
+    """What is in force, and of that the slabs that the plan does not share or that are to be made again. If that is not
+    just the plan, it is noted, so that it can be gone back to; nothing else is changed."""
     plan, out = proposal.plan, proposal.config.output.path
-    arrays = [open_overlay(out), open_labels(out), *([open_uncertainty(out)] if has_uncertainty(out) else [])]
-    stale = redo | set(_stale(ledger, Ids.of(plan.slabs.ids), arrays))
-    ledger.retire(stale)
-    kept = _places(proposal, ledger)
-    for path, record in ledger.retiring():
-        at = _code(record["write"][0], proposal.source.shape)
-        still = kept[np.searchsorted(kept, at)] == at  # the slab has another id by now, and these are its chunks
-        for start, stop, *_ in () if still else record["chunks"]:
-            for array in arrays:
-                array.erase(Box(tuple(start), tuple(stop)) & Box.of(array.shape))
-        ledger.finish_retiring(path, run_id)
+    seen, table = survey(ledger, made_arrays(out)), review.read(out) | ordered
+    stale = redo | seen.broken | _not_in(plan.slabs.ids, seen.ids) | _rejected(table, seen)
+    if stale or len(seen.ids) < len(plan.slabs) or read_attrs(out)["zmend"].get("head") != plan.hash:
+        State.now(out, seen.made).keep(out, run_id)
+    if ordered:
+        review.write(out, table)
+    return seen, stale
+
+
+def _supersede(
+    proposal: Proposal, ledger: Ledger, run_id: str, seen: Survey, stale: set[str], lock: StoreLock
+) -> None:
+    """Put the plan in force. What goes is retired, and its chunks are kept."""
+    plan, out = proposal.plan, proposal.config.output.path
+    arrays = made_arrays(out)
+    if stale or len(seen.ids) < len(plan.slabs) or read_attrs(out)["zmend"].get("head") != plan.hash:
+        Files(out).delete(signature.KEY)
+    retire(ledger, stale, Kept(out, arrays, lock.held), run_id)
+    erase(seen.strays, arrays)
     if not certificate.is_current(out, bound(plan)):
         certificate.forget(out)
     update_attrs(out, zmend={"head": plan.hash, "weights": plan.header["restorer"]["digest"]})
     if not proposal.config.recipe.uncertainty:
         drop_uncertainty(out, proposal.source, mode=proposal.config.output.mode)
-    return len(stale)
 
 
-def _places(proposal: Proposal, ledger: Ledger) -> NDArray[np.int64]:
-    """Where the slabs of the plan begin that have a record, ascending; then a number beyond them all."""
-    slabs = proposal.plan.slabs
-    begin = slabs.boxes[ledger.done().at(slabs.ids) >= 0, :3].astype(np.int64)
-    _, y, x = proposal.source.shape
-    return np.append(np.sort((begin[:, 0] * y + begin[:, 1]) * x + begin[:, 2]), np.iinfo(np.int64).max)
+def _not_in(wanted: NDArray[np.bytes_], ids: Ids) -> set[str]:
+    """The ids that the plan does not share."""
+    return set(Ids(ids.raw[Ids.of(wanted).at(ids.raw) < 0]))
+
+
+def _rejected(table: dict[str, Order], seen: Survey) -> set[str]:
+    """Slabs whose record is of another attempt than they are at now."""
+    ids = seen.ids
+    return {i for i, order in table.items() if i in ids and seen.attempts.get(i, 0) != order["attempt"]}
 
 
 def _source_moved_on(proposal: Proposal) -> bool:
     """Whether the source's chunks are other than the last merge saw them."""
     merged = read_merge(proposal.config.output.path)
     return merged is not None and merged["source_manifest"] != source_manifest(proposal.source)
-
-
-def _stale(ledger: Ledger, wanted: Ids, arrays: Sequence[Volume]) -> Iterator[str]:
-    """Records that the plan does not share, and those whose chunks are not all there: what lost one is done again."""
-    here = [np.sort(np.fromiter((_code(b.start, a.shape) for b in a.present()), np.int64)) for a in arrays]
-    records = ledger.records()
-    while some := list(islice(records, TOGETHER)):
-        for slab_id in (i for i, record in some if record is None):
-            ledger.discard(slab_id)  # nothing is left to retire
-        known = [(i, record["chunks"]) for i, record in some if record is not None]
-        yield from (i for i, _ in known if i not in wanted)
-        yield from _broken(known, here, arrays[0].shape)
-
-
-def _broken(known: Sequence[tuple[str, list[Any]]], here: Sequence[NDArray[np.int64]], shape: ZYX) -> set[str]:
-    """Ids of records that tell of chunks which do not exist.
-
-    here: where chunks of overlay, labels and uncertainty start, in the order of a record's digests.
-    """
-    broken = {i for i, chunks in known if any(len(c) - 2 > len(here) for c in chunks)}
-    for level, there in enumerate(here):
-        told = [(i, _code(c[0], shape)) for i, chunks in known for c in chunks if len(c) - 2 > level]
-        absent = ~np.isin(np.array([code for _, code in told], np.int64), there)
-        broken.update(told[int(n)][0] for n in np.flatnonzero(absent))
-    return broken
-
-
-def _code(start: Sequence[int], shape: ZYX) -> int:
-    """One number for a chunk's first voxel."""
-    return (int(start[0]) * shape[1] + int(start[1])) * shape[2] + int(start[2])
 
 
 def _merge(proposal: Proposal, tell: OnEvent, stop: Stop, lock: StoreLock) -> Counter[str]:
@@ -293,34 +316,3 @@ def _merge(proposal: Proposal, tell: OnEvent, stop: Stop, lock: StoreLock) -> Co
     tell({"kind": "merge", "done": 0, "of": 0})
     merged = merge(proposal.source, out, clone=proposal.config.output.clone, progress=progress, fence=lock.held)
     return Counter(bytes_read=merged.bytes_read, bytes_written=merged.bytes_written)
-
-
-def remerge(out: str, config_clone: str = "auto", on_event: OnEvent = lambda _: None) -> dict[str, Any]:
-    """Blend the overlay of a finished store back into a full volume. Raises PlanChangedError, StoreLockedError."""
-    plan = current_plan(out)
-    missing = plan.slabs.but(Ledger(out).done())
-    if missing:
-        raise PlanChangedError(
-            f"{len(missing)} of {len(plan.slabs)} slabs are not restored yet",
-            where=out,
-            why="the run that restores them has not ended",
-            do="run it to its end first: zmend run zmend.yaml",
-        )
-    job = open_job(out, plan.hash)
-    with StoreLock(out) as lock, Seal(out, on_event, lock.held):
-        merged = merge(
-            job.source,
-            out,
-            clone=config_clone,  # type: ignore[arg-type]
-            progress=lambda done, of: on_event({"kind": "merge", "done": done, "of": of}),
-            fence=lock.held,
-        )
-    return {
-        "output": out,
-        "chunks_rewritten": merged.chunks_rewritten,
-        "chunks_linked": merged.chunks_linked,
-        "chunks_copied": merged.chunks_copied,
-        "voxels_changed": merged.voxels_changed,
-        "bytes_read": merged.bytes_read,
-        "bytes_written": merged.bytes_written,
-    }

@@ -23,9 +23,10 @@ AT_ONCE = ("begin", "warning", "failure", "end")
 class RunLog:
     """Events go to the caller, and into the store beside the configuration and the environment."""
 
-    def __init__(self, out: str, run_id: str, config: Config, on_event: OnEvent) -> None:
+    def __init__(self, out: str, run_id: str, asked: Config | dict[str, Any], on_event: OnEvent) -> None:
         self.files = Files(f"{out}/zmend/runs/{run_id}")
-        self._config, self._on_event = config, on_event
+        self._on_event = on_event
+        self._asked = json.dumps(asked, indent=1) if isinstance(asked, dict) else asked.model_dump_json(indent=1)
         self._begun, self._parts, self._flushed = False, 0, time.monotonic()
         self._lines: list[str] = []
 
@@ -49,7 +50,7 @@ class RunLog:
 
     def _begin(self) -> None:
         self._begun = True
-        self.files.put("config.json", self._config.model_dump_json(indent=1).encode())
+        self.files.put("config.json", self._asked.encode())
         self.files.put("environment.json", json.dumps(environment(), indent=1).encode())
 
     def _flush(self) -> None:

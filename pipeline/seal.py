@@ -108,7 +108,7 @@ def _keys(out: str) -> Iterator[str]:
         yield from (f"{folder}/{name}".lstrip("/") for name in DOCUMENTS)
     head = str(_said(out).get("head"))
     yield from [f"zmend/plans/{head}.json"] if re.fullmatch("[0-9a-f]{64}", head) else []
-    yield from REMADE
+    yield from (*REMADE, "zmend/review.json")
 
 
 def _said(out: str) -> dict[str, Any]:

@@ -246,6 +246,9 @@ def story(document: dict[str, Any]) -> None:
     if record:
         rows |= {k: str(record[k]) for k in ("slab", "run", "plan", "restorer", "weights", "recipe", "seed")}
         inputs = {True: "the same today", False: "NOT the same today", None: "cannot be read today"}
+        if "attempt" in record:
+            why = record.get("rejected") or "nobody wrote why"
+            rows["attempt"] = f"{record['attempt']} after the first; rejected: {why}"
         rows["inputs"] = f"{record['inputs_sha256']}, {inputs[document['inputs_match']]}"
         rows["chunk"] = "as it was written" if document["chunk_matches"] else "NOT as it was written"
     rows["history"] = "\n".join(_retired(r) for r in document["history"]) or "nothing was retired here"

@@ -53,7 +53,7 @@ class Job:
     restorer: Restorer
     needs: Needs
     recipe: Recipe
-    bound: dict[str, Any]  # digests that every record carries: plan, recipe, weights, flags
+    bound: dict[str, Any]  # that every record carries: digests of plan, recipe, weights, flags; seed, attempt
     uncertainty: Volume | None = None  # where the spread goes, if the recipe asks for it
     absent_is_unknown: bool = True
     # One computation at a time in a process, so that reading and writing of other slabs overlap with it.
@@ -335,9 +335,14 @@ def chunks(slab: Slab, job: Job, result: Result) -> Iterator[Content]:
             yield Content(box, result.sections[here], labels, result.counts[here] if spread else None)
 
 
-def restore(slab: Slab, job: Job, *, run: str, on_step: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+def restore(
+    slab: Slab, job: Job, *, run: str, on_step: Callable[[str], None] = lambda _: None, **more: Any
+) -> dict[str, Any]:
     """Compute, write, record. Returns the record; on_step is told read|wait|restore|write|record as each begins,
-    and chunk before each chunk of an array."""
+    and chunk before each chunk of an array.
+
+    more: what the record says besides.
+    """
     began = time.perf_counter()
     if (record := job.ledger.loose(slab.id)) is not None:  # by a copy, or before a worker died with the answer
         return record
@@ -346,11 +351,11 @@ def restore(slab: Slab, job: Job, *, run: str, on_step: Callable[[str], None] = 
     on_step("wait")
     result = decide(scene, job, lambda: on_step("restore"))
     del scene  # as large as the read box, and not needed to write
-    return _store(slab, job, result, run=run, on_step=on_step, began=began)
+    return _store(slab, job, result, run=run, on_step=on_step, began=began, **more)
 
 
 def leave(
-    slab: Slab, job: Job, why: str, *, run: str, on_step: Callable[[str], None] = lambda _: None
+    slab: Slab, job: Job, why: str, *, run: str, on_step: Callable[[str], None] = lambda _: None, **more: Any
 ) -> dict[str, Any]:
     """Leave a slab that was given up as it is: source voxels, label 4 where flagged, and a record that says why."""
     began = time.perf_counter()
@@ -362,10 +367,10 @@ def leave(
         labels=np.where(flagged, blend.LEFT, blend.ORIGINAL).astype(np.uint8),
         counts=np.zeros(slab.write.shape, np.uint8),
         inputs_sha256=scene.inputs_sha256,
-        left=[_left(slab.write, int(flagged.sum()), f"given up: {why}")],
-        quarantined=f"{slab.write}: given up: {why}",
+        left=[_left(slab.write, int(flagged.sum()), why)],
+        quarantined=f"{slab.write}: {why}",
     )
-    return _store(slab, job, result, run=run, on_step=on_step, began=began, given_up=True)
+    return _store(slab, job, result, run=run, on_step=on_step, began=began, given_up=True, **more)
 
 
 def _store(

@@ -152,14 +152,25 @@ def open_uncertainty(out: str) -> Volume:
     return array
 
 
+def made_arrays(out: str) -> dict[str, Volume]:
+    """What slabs write, by name, in the order of a record's digests: overlay, labels, spread if there is one."""
+    spread = {"uncertainty": open_uncertainty(out)} if has_uncertainty(out) else {}
+    return {"overlay": open_overlay(out), "labels": open_labels(out), **spread}
+
+
 def has_uncertainty(out: str) -> bool:
     """Whether the store tells the spread of an ensemble."""
     return _document(_at(out) / UNCERTAINTY) is not None
 
 
+def has_merged(out: str) -> bool:
+    """Whether the store holds the merged volume, up to date or not."""
+    return _document(_at(out) / "0") is not None
+
+
 def open_merged(out: str) -> Volume:
     """The merged volume at the mended level, to read. Raises VolumeError where there is none."""
-    if _document(_at(out) / "0") is None:
+    if not has_merged(out):
         raise VolumeError("there is no merged volume", where=out, why="overlay only", do="run zmend merge")
     return Volume.open(_at(out).at("0"))
 

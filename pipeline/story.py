@@ -14,7 +14,7 @@ from pipeline.check import first
 from pipeline.errors import UsageError, VolumeError, ZmendError
 from pipeline.files import Files
 from pipeline.flags import flagged
-from pipeline.job import current_plan, open_job
+from pipeline.job import current_plan, made_as, open_job
 from pipeline.ledger import Ledger
 from pipeline.plan import Plan, Slab
 from pipeline.recipe import GREY_PER_COUNT
@@ -32,6 +32,7 @@ WORDS = (
     "restored, but the ensemble disagrees: do not trust it",
 )
 TOLD = ("slab", "status", "run", "plan", "weights", "restorer", "recipe", "seed", "flags", "inputs_sha256")
+REVIEWED = ("attempt", "rejected", "verdicts")  # of a slab that was made again after a review
 
 
 def story(out: str, at: ZYX) -> Json:
@@ -67,7 +68,7 @@ def story(out: str, at: ZYX) -> Json:
     if label == ORIGINAL:
         doubts = _doubts_of_an_original(told, voxel, job)
     elif record is not None and slab is not None:
-        told["record"] = {k: record[k] for k in TOLD} | {"write": record["write"], "read": record["read"]}
+        told["record"] = {k: record[k] for k in (*TOLD, "write", "read", *(k for k in REVIEWED if k in record))}
         told["inputs_match"] = _inputs_match(slab, record, job)
         told["chunk_matches"] = chunk is not None and _chunk_matches(chunk, job)
         doubts += _doubts_of_a_record(told, record, slab, job)
@@ -182,11 +183,11 @@ def _doubts_of_an_original(told: Json, voxel: Box, job: Job) -> list[str]:
 
 
 def _doubts_of_a_record(told: Json, record: Json, slab: Slab, job: Job) -> list[str]:
-    label, made = told["label"], ("recipe", "weights", "restorer", "seed")
+    label = told["label"]
     placed = Slab.of([slab.id, *record["write"], *record["read"]]) == slab
     return _true(
         {
-            "its record was made with another recipe or other weights": any(record[k] != job.bound[k] for k in made),
+            "its record was made with another recipe or other weights": not made_as(record, job.bound),
             "its record was made for another place than the plan's": not placed,
             "what it was made from has changed since": told["inputs_match"] is False,
             "what it was made from cannot be read": told["inputs_match"] is None,

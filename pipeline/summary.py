@@ -74,6 +74,13 @@ def status(out: str) -> dict[str, Any]:
     }
 
 
+# Whatever can change a byte that a run writes, or where it runs.
+PACKAGES = (
+    *("zmend", "dask", "dask-cuda", "dask-jobqueue", "distributed", "google-crc32c", "numcodecs", "numpy", "obstore"),
+    *("opencv-python-headless", "pyarrow", "safetensors", "scikit-image", "scipy", "torch", "zarr"),
+)
+
+
 def environment() -> dict[str, Any]:
     """What this run was driven from: packages, Python, processor, GPUs and driver. No host names or paths.
 
@@ -81,7 +88,7 @@ def environment() -> dict[str, Any]:
     `device` where GPUs restore: bit for bit on one kind of GPU with one driver, elsewhere to the last grey levels.
     """
     packages = {}
-    for name in ("zmend", "dask", "distributed", "numcodecs", "numpy", "scipy", "torch", "zarr"):
+    for name in PACKAGES:
         try:
             packages[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline import digests, identity, lineage
+from pipeline import digests, identity, lineage, signature
 from pipeline.check import Check, answer, first
 from pipeline.errors import PlanChangedError, VolumeError
 from pipeline.files import Files
@@ -34,7 +34,7 @@ LEVELS: dict[Level, tuple[str, ...]] = {
     "structure": ("structure", "seal", "finished", "inputs"),
     "digests": ("digests",),
     "identity": ("identity", "pyramid"),
-    "lineage": ("lineage", "sources", "certificate"),
+    "lineage": ("lineage", "sources", "certificate", "signature"),
     "replay": ("replay",),
 }
 REPLAYED = 3  # slabs, where the level is replay and nobody says how many
@@ -53,12 +53,14 @@ def verify(
     replay: int = 0,
     seed: int = 0,
     threads: int = 4,
+    public: str = "",
     on_check: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Run the checks of a level and return {"ok", "checks", "voxels_changed_outside_mask", …}. Writes nothing.
 
     replay: this many finished slabs, drawn with `seed`, are computed anew and compared bit for bit; more than none
-    means the level `replay`. Counts that the level does not look at are None.
+    means the level `replay`. public: the key (hexadecimal)
+    that the store must be signed with. Counts that the level does not look at are None.
     """
     level = "replay" if replay else level
     replay = replay or (REPLAYED if level == "replay" else 0)
@@ -85,8 +87,10 @@ def verify(
         "lineage": lambda: lineage.lineage(plan, records, job),
         "sources": lambda: lineage.sources(records, job),
         "certificate": lambda: certified(out, job, recompute=replay > 0),
-        "replay": lambda: replay_slabs(plan, records, job, replay, seed),
+        "replay": lambda: replay_slabs(plan, records, lambda n: open_job(out, plan.hash, attempt=n), replay, seed),
     }
+    if public or Files(out).stat(signature.KEY) is not None:
+        steps["signature"] = lambda: _signature(out, public)
     if merged is not None and read_merge(out) is not None:  # else it is no volume yet, which "finished" says
         steps["identity"] = lambda: identity.identity(merged, job, threads, tally)
         steps["pyramid"] = lambda: identity.pyramid(out, job, threads)
@@ -136,6 +140,12 @@ def _merged(out: str) -> Volume | None:
         if read_attrs(out)["zmend"].get("mode") == "overlay" and Files(out).stat("zmend/merge.json") is None:
             return None
         raise
+
+
+def _signature(out: str, public: str) -> Check:
+    """The store is signed, and is what was signed; with a key, by its owner."""
+    said = f"by the owner of {public[:16]}…" if public else "by whoever made it: --key FILE says who it must be"
+    return Check("signature", signature.faults(out, public), said)
 
 
 def _structure(out: str, job: Job, merged: Volume | None) -> Check:

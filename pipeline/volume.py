@@ -187,6 +187,10 @@ class Volume:
         """Name of the object that holds grain cell `cell` (z, y, x index), relative to `files`."""
         return self.layout.key(self._stored(cell))
 
+    def keys(self, box: Box) -> list[str]:
+        """Names of the objects under a box, relative to `files`."""
+        return [self.key(c) for c in self._cells(box)]
+
     def box(self, cell: ZYX) -> Box:
         """The voxels of a grain cell, cut to the volume."""
         start = tuple(i * g for i, g in zip(cell, self.grain, strict=True))
@@ -345,15 +349,15 @@ class Volume:
                 why="something else writes to these chunks, or the disk or its driver is faulty",
                 do="let one process at a time write to a store; check the disk",
             )
-        keys = [self.key(c) for c in self._cells(box)]
+        keys = self.keys(box)
         self.files.sync(keys)
         return Written(sum(s.size for s in self.files.stats(keys) if s), voxels_sha256(back))
 
     def erase(self, box: Box) -> None:
         """Delete whole chunks: they are absent then. Raises as `write` does."""
         self._check_write(box)
-        for cell in self._cells(box):
-            self.files.delete(self.key(cell))
+        for key in self.keys(box):
+            self.files.delete(key)
 
     def _check_write(self, box: Box) -> None:
         self._check_inside(box)

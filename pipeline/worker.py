@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline import certificate
@@ -38,6 +38,7 @@ class Post:
     device: str = ""  # the kind that the site gives each worker; "": whichever is there
     golden: str = ""  # what the test tile must be like; see selftest
     lock: str = ""  # of the run: nothing is written after it is gone; "": not asked for
+    attempt: int = 0  # which the slabs are at; each has a seed of its own
     expendable: bool = False  # the process is a worker's, and may be ended; else it is the driver's own
 
 
@@ -84,7 +85,7 @@ def bench(post: Post) -> Bench:
 
 def _fit(post: Post) -> Bench | UnfitWorkerError:
     try:
-        job = open_job(post.out, post.plan, post.threads)
+        job = open_job(post.out, post.plan, post.threads, post.attempt)
     except (InputError, ImportError) as error:
         if not post.expendable:
             raise
@@ -110,11 +111,12 @@ class Task:
 
     post: Post
     run: str
+    orders: dict[str, dict[str, Any]] = field(default_factory=dict)  # what the record of a slab says besides, by its id
 
     def __call__(self, row: list[Any]) -> dict[str, Any]:
         slab, clock = Slab.of(row), Clock()
         with _lane(self.post), bench(self.post).place_for(slab) as job:
-            record = restore(slab, job, run=self.run, on_step=_fenced(clock, self.post))
+            record = restore(slab, job, run=self.run, on_step=_fenced(clock, self.post), **self.orders.get(slab.id, {}))
         return {**{k: record[k] for k in _ANSWER}, "stages": clock.stages}
 
 
@@ -125,11 +127,13 @@ class Leave:
     post: Post
     run: str
     why: dict[str, str]  # by the slab's id
+    orders: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __call__(self, row: list[Any]) -> dict[str, Any]:
         slab, clock = Slab.of(row), Clock()
         with _lane(self.post), bench(self.post).place_for(slab) as job:
-            record = leave(slab, job, self.why[slab.id], run=self.run, on_step=_fenced(clock, self.post))
+            more = self.orders.get(slab.id, {})
+            record = leave(slab, job, self.why[slab.id], run=self.run, on_step=_fenced(clock, self.post), **more)
         return {**{k: record[k] for k in _ANSWER}, "stages": clock.stages}
 
 

@@ -1,6 +1,6 @@
 """Golden stores: of each version of the format a few tiny ones, which every later version must read and verify.
 
-    python -m tests.golden        makes those of the present version anew; only where the format's version was raised
+    python -m tests.golden        makes those of the present version anew (or those that are named); only where the format's version was raised
 
 A zip holds `raw.zarr` (noise) and `out.zarr`, made at /golden. Times of files count in a store: they are all WHEN.
 """
@@ -8,6 +8,7 @@ A zip holds `raw.zarr` (noise) and `out.zarr`, made at /golden. Times of files c
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import zipfile
 from pathlib import Path
@@ -15,6 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.job import Proposal, propose
+from pipeline.remerge import remerge
+from pipeline.run import run
+from pipeline.verdicts import read
 from tests.jobs import ENSEMBLE, Job, save
 
 HOME = Path(__file__).parent / "data/golden"
@@ -23,6 +28,7 @@ WHEN = 1_700_000_000
 KINDS: dict[str, tuple[int, str, dict[str, Any]]] = {  # Zarr's version, mode, recipe
     "v1-volume": (3, "volume", {}),
     "v1-overlay-zarr2-packs-spread": (2, "overlay", ENSEMBLE),
+    "v1-reviewed": (3, "volume", {}),  # one slab rejected and made again, one not accepted
 }
 
 
@@ -43,7 +49,20 @@ def make(name: str, folder: Path) -> None:
         import pipeline.ledger
 
         pipeline.ledger.PACK_AT = 1
-    job.run(output={"chunk_px": 32, "mode": mode, "clone": "copy"}, recipe=recipe, site={"slab_px": 32}, certificate=0)
+    parts = {"output": {"chunk_px": 32, "mode": mode, "clone": "copy"}, "recipe": recipe, "site": {"slab_px": 32}, "certificate": 0}
+    job.run(**parts)
+    if name == "v1-reviewed":
+        review(job, propose(job.load(**parts)))
+
+
+def review(job: Job, proposal: Proposal) -> None:
+    """Reject one slab of section 3, have it made again, and accept all slabs but the other one."""
+    first, second, *_ = [s.id for s in proposal.plan.slabs if s.write.start[0] == 3]
+    path = job.folder / "verdicts.csv"
+    path.write_text(f"slab,verdict,note\n{first},reject,smeared\n")
+    run(proposal, verdicts=read(str(path), proposal.plan.slabs))
+    path.write_text("slab,verdict\n" + "".join(f"{s.id},accept\n" for s in proposal.plan.slabs if s.id != second))
+    remerge(str(job.folder / "out.zarr"), "copy", accepted=str(path))
 
 
 def aged(folder: Path) -> None:
@@ -69,7 +88,7 @@ def unpack(name: str, folder: Path) -> Path:
 
 
 def main() -> None:
-    for name in KINDS:
+    for name in sys.argv[1:] or KINDS:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             make(name, folder)

@@ -206,7 +206,7 @@ def examined(root: Path) -> list:
             continue
         record = records[slab]
         due = {"slab": slab, "write": write, "read": [start, stop], "recipe": plan["recipe_digest"]}
-        due |= {"seed": plan["recipe"]["seed"], "restorer": plan["restorer"]["name"], "weights": plan["restorer"]["digest"]}
+        due |= {"seed": (plan["recipe"]["seed"] + record.get("attempt", 0)) % 2**63, "restorer": plan["restorer"]["name"], "weights": plan["restorer"]["digest"]}
         faults += [f"slab {slab} has another {k} than the plan" for k, v in due.items() if record[k] != v]
         absent = np.packbits(absence(there, start, stop) & unknown)
         parts = volume.read(start, stop), flags_of(rows, start, stop, volume.shape), absent
@@ -230,7 +230,7 @@ def unsealed(root: Path) -> list:
     raw = (root / "zmend/seal.json").read_bytes()
     seal = json.loads(raw)
     said = seal.pop("digest")
-    sealed, folders = seal["documents"], [root, *(p for p in root.rglob("*") if p.is_dir())]
+    sealed, folders = seal["documents"], [root, *(p for p in root.rglob("*") if p.is_dir() and "kept" not in p.relative_to(root).parts)]
     good = said == digest(seal) and raw == json.dumps({**seal, "digest": said}, indent=1).encode()
     names = {f"{f.relative_to(root)}/{n}".removeprefix("./") for f in folders for n in DOCUMENTS if (f / n).is_file()}
     wrong = [k for k in names | set(sealed) if sealed.get(k) != hexdigest((root / k).read_bytes())]

@@ -124,7 +124,7 @@ def store_digest(out: Path | str) -> dict[str, str]:
     found = {}
     for path in sorted(Path(out).rglob("*")):
         name = path.relative_to(out).as_posix()
-        if path.is_dir() or name.startswith(("zmend/runs/", "zmend/plans/")) or name in ("zmend/merge.json", "zmend/seal.json"):
+        if path.is_dir() or name.startswith(("zmend/runs/", "zmend/plans/", "zmend/kept/")) or name in ("zmend/merge.json", "zmend/seal.json"):
             continue
         body = path.read_bytes()
         if name.startswith("zmend/records/"):

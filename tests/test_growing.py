@@ -33,7 +33,7 @@ def content(out: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(p for p in out.rglob("*") if p.is_file()):
         name = path.relative_to(out).as_posix()
-        if name.startswith(("zmend/records/retired", "zmend/runs", "zmend/plans", "zmend/flags")) or name in ("zmend/merge.json", "zmend/seal.json"):
+        if name.startswith(("zmend/records/retired", "zmend/kept", "zmend/runs", "zmend/plans", "zmend/flags")) or name in ("zmend/merge.json", "zmend/seal.json"):
             continue
         body: Any = hashlib.sha256(path.read_bytes()).hexdigest()
         if name.startswith("zmend/records/"):

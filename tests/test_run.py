@@ -17,7 +17,8 @@ from pipeline.config import load
 from pipeline.errors import ConfigError, InputError, Interrupted, PlanChangedError, StoreLockedError, ZmendError
 from pipeline.job import open_job, propose
 from pipeline.lock import StoreLock
-from pipeline.run import Stop, remerge, run
+from pipeline.remerge import remerge
+from pipeline.run import Stop, run
 from pipeline.slab import ABSENT, restore
 from pipeline.summary import status
 from pipeline.verify import verify

@@ -11,7 +11,8 @@ import pytest
 from pipeline import seal
 from pipeline.errors import UsageError, VolumeError
 from pipeline.job import propose
-from pipeline.run import remerge, run
+from pipeline.remerge import remerge
+from pipeline.run import run
 from pipeline.store import read_attrs
 from pipeline.verify import verify
 from tests import golden

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from pipeline.errors import UsageError
+
 EXIT_CODES = """\b
 Exit codes: 0 ok · 1 bug · 2 usage · 3 invalid config or input · 4 finished with quarantined slabs
 5 verification failed · 6 store locked by a live run · 7 environment not fit · 75 interrupted, resumable"""
@@ -47,6 +49,16 @@ def cli(ctx: click.Context, verbose: int) -> None:
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else.")
+
+
+def both_or_neither(only: str | None, verdicts: str | None) -> None:
+    """Raises UsageError where one of --only and --verdicts stands alone."""
+    if bool(only) != bool(verdicts):
+        raise UsageError(
+            "--only and --verdicts go together",
+            why="one says what to do with the verdicts, the other where they are",
+            do="--only rejected (zmend run) or --only accepted (zmend merge), with --verdicts FILE",
+        )
 
 
 def config_of(path: str, site: str | None = None) -> Any:

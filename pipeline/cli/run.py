@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from pipeline.cli.plan import planned
-from pipeline.cli.root import as_json, config_of, interrupts, say
+from pipeline.cli.root import as_json, both_or_neither, config_of, interrupts, say
+from pipeline.errors import UsageError
 
 
 @click.command()
@@ -19,6 +20,11 @@ from pipeline.cli.root import as_json, config_of, interrupts, say
     type=click.IntRange(0, 64),
     help="Intact sections that the run is measured on, 0 for none. Default: the configuration's.",
 )
+@click.option("--only", type=click.Choice(["rejected"]), help="Make again, with other seeds, what --verdicts reject.")
+@click.option("--verdicts", metavar="FILE", help="A reviewer's verdicts, as the report exports them (CSV).")
+@click.option("--revert", metavar="RUN", help="Bring back, byte for byte, what was there before this run.")
+@click.option("--slab", multiple=True, metavar="SLAB", help="With --revert: of this slab only.")
+@click.option("--sign", metavar="FILE", help="Sign the outcome with this private key (Ed25519, PEM).")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be done; do nothing.")
 @click.option("--site", metavar="FILE", help="Run on this site instead of the configuration's (deploy/site-*.yaml).")
 @click.option(
@@ -34,6 +40,11 @@ def run(
     reviewed: str | None,
     redo: tuple[str, ...],
     certificate: int | None,
+    only: str | None,
+    verdicts: str | None,
+    revert: str | None,
+    slab: tuple[str, ...],
+    sign: str | None,
     dry_run: bool,
     site: str | None,
     render: str | None,
@@ -44,6 +55,8 @@ def run(
     \b
     zmend run zmend.yaml
     zmend run zmend.yaml --plan zmend.plan.json
+    zmend run zmend.yaml --only rejected --verdicts verdicts.csv
+    zmend run mended.zarr --revert 20261122T124505-2f1a14
     zmend run zmend.yaml --site slurm.yaml
     zmend run zmend.yaml --site slurm.yaml --render jobs
 
@@ -52,6 +65,10 @@ def run(
     from pipeline import show
     from pipeline.job import changes, propose, read_plan
 
+    both_or_neither(only, verdicts)
+    if revert or slab:
+        _revert(config, revert or "", slab, as_json)
+        return
     asked = config_of(config, site)
     if render is not None:
         say(_render(asked.site, config, render), as_json, show.scripts)
@@ -74,12 +91,41 @@ def run(
     from pipeline.run import Stop
     from pipeline.run import run as run_it
 
+    judged = _read_verdicts(verdicts, made) if verdicts else None
     stop = Stop()
     with interrupts(stop), show.Progress(quiet=as_json) as progress:
-        summary = run_it(made, on_event=progress, stop=stop, redo=redo)
+        summary = run_it(made, on_event=progress, stop=stop, redo=redo, verdicts=judged, sign=sign or "")
     say(summary, as_json, show.summary)
     if summary["quarantined"]:
         raise SystemExit(4)
+
+
+def _read_verdicts(path: str, proposal: Any) -> Any:
+    from pipeline.verdicts import read
+
+    return read(path, proposal.plan.slabs)
+
+
+def _revert(config: str, run: str, slabs: tuple[str, ...], as_json: bool) -> None:
+    """Of a configuration's output, or of a store that is named itself."""
+    from pipeline import show
+    from pipeline.revert import revert
+    from pipeline.store import is_store
+
+    if not run:
+        raise UsageError(
+            "--slab goes with --revert", do="--redo SLAB makes a slab anew; --revert RUN --slab SLAB brings it back"
+        )
+    asked = None if is_store(config) else config_of(config).output
+    with show.Progress(quiet=as_json) as progress:
+        found = revert(
+            config if asked is None else asked.path,
+            run,
+            slabs=slabs,
+            clone="auto" if asked is None else asked.clone,
+            on_event=progress,
+        )
+    say(found, as_json, show.pairs)
 
 
 def _render(site: Any, config: str, into: str) -> dict[str, str]:

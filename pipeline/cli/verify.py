@@ -27,14 +27,18 @@ from pipeline.errors import UsageError, VerifyError
     show_default=True,
     help="How deep to look, each level with all before it. --replay N means replay.",
 )
+@click.option("--key", metavar="FILE", help="The public key (Ed25519, PEM) that the store must be signed with.")
 @click.option("--at", metavar="Z,Y,X", help="Tell the whole story of one voxel of the mended level instead.")
 @as_json
-def verify(store: str, replay: int, seed: int, level: Any, at: str | None, as_json: bool) -> None:
+def verify(
+    store: str, replay: int, seed: int, level: Any, key: str | None, at: str | None, as_json: bool
+) -> None:
     """Prove that the store is what its records say, and that nothing outside the flags changed. Exit 5 if not.
 
     \b
     zmend verify mended.zarr
     zmend verify mended.zarr --replay 3
+    zmend verify mended.zarr --key public.pem
     zmend verify mended.zarr --at 812,4096,20480
     \b
     structure   documents, OME attributes, a record for every slab; reads no voxels
@@ -48,9 +52,12 @@ def verify(store: str, replay: int, seed: int, level: Any, at: str | None, as_js
     if at is not None:
         _tell(store, at, as_json)
         return
+    from pipeline.signature import public_key
     from pipeline.verify import verify as check
 
-    found = check(store, level=level, replay=replay, seed=seed, on_check=(lambda _: None) if as_json else show.check)
+    whose = public_key(key) if key else ""
+    told = (lambda _: None) if as_json else show.check
+    found = check(store, level=level, replay=replay, seed=seed, public=whose, on_check=told)
     say(found, as_json, show.verdict)
     if found["unfinished"]:
         raise VerifyError(

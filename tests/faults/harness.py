@@ -216,7 +216,7 @@ def contents(out: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in sorted(p for p in out.rglob("*") if not p.is_dir()):
         name, body = path.relative_to(out).as_posix(), path.read_bytes()
-        if name.startswith(("zmend/runs/", "zmend/plans/", "zmend/records/")):
+        if name.startswith(("zmend/runs/", "zmend/plans/", "zmend/records/", "zmend/kept/")):
             continue
         if name == "zmend/merge.json":
             body = _merged(body)

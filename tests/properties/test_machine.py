@@ -25,7 +25,8 @@ from pipeline.box import Box
 from pipeline.disk import Disk
 from pipeline.errors import PlanChangedError, UsageError, ZmendError
 from pipeline.job import propose
-from pipeline.run import remerge, run
+from pipeline.remerge import remerge
+from pipeline.run import run
 from pipeline.store import is_store
 from pipeline.verify import verify
 from pipeline.volume import Volume

@@ -15,7 +15,9 @@ from pipeline.config import check
 from pipeline.files import Files
 from pipeline.job import make_store, propose
 from pipeline.ledger import Ledger
-from pipeline.run import remerge, run
+from pipeline.remerge import remerge
+from pipeline.revert import revert
+from pipeline.run import run
 from pipeline.store import is_store
 from pipeline.summary import status
 from pipeline.verify import verify
@@ -114,6 +116,21 @@ def test_a_spread_that_is_no_longer_asked_for_is_removed(place: str) -> None:
     run(propose(check(document(place))))
     assert not list(Files(f"{out}/zmend/uncertainty").walk())
     assert verify(out)["ok"]
+
+
+def test_a_run_reverted_in_a_bucket_is_what_it_found(place: str) -> None:
+    out = f"{place}/out.zarr"
+    run(propose(check(document(place, **UNSURE))))
+    before = said(out)
+    last = run(propose(check(document(place))))["run"]
+    after = said(out)
+    back = revert(out, last)["run"]
+    assert said(out) == before
+    found = verify(out)
+    assert found["ok"], found["checks"]
+    revert(out, back)
+    assert said(out) == after
+    assert not list(Files(f"{out}/zmend/uncertainty").walk())
 
 
 @pytest.mark.parametrize("where", ["source", "output"])

@@ -1,0 +1,105 @@
+"""Remerge: the overlay of a finished store into its full volume, all of it or what a reviewer accepted.
+
+What was not accepted is left as it was: source voxels, label 4, a record that says why. Its restoration is kept, and a
+revert brings it back.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline import review, signature, verdicts
+from pipeline.attempts import OnEvent
+from pipeline.clone import Clone
+from pipeline.errors import PlanChangedError
+from pipeline.files import Files
+from pipeline.force import erase, retire, survey
+from pipeline.job import current_plan, open_job
+from pipeline.kept import Kept
+from pipeline.ledger import Ledger, sweep
+from pipeline.lock import StoreLock
+from pipeline.merge import forget_merge, merge
+from pipeline.plan import Plan, Slab
+from pipeline.runlog import RunLog
+from pipeline.seal import Seal
+from pipeline.slab import leave
+from pipeline.state import State
+from pipeline.store import made_arrays
+
+
+def remerge(
+    out: str, clone: Clone = "auto", on_event: OnEvent = lambda _: None, *, accepted: str = ""
+) -> dict[str, Any]:
+    """Blend the overlay of a finished store back into a full volume.
+
+    accepted: a file of verdicts; slabs that it does not accept are left as they were.
+    Raises PlanChangedError where slabs are not restored yet, StoreLockedError, VerdictError.
+    """
+    plan = current_plan(out)
+    judged = verdicts.read(accepted, plan.slabs) if accepted else None
+    missing = [s for s in plan.slabs.but(Ledger(out).done()) if judged is None or s.id in judged.accepted]
+    if missing:
+        raise PlanChangedError(
+            f"{len(missing)} of {len(plan.slabs)} slabs are not restored yet",
+            where=out,
+            why="the run that restores them has not ended",
+            do="run it to its end first: zmend run zmend.yaml",
+        )
+    job = open_job(out, plan.hash)
+    with StoreLock(out) as lock, Seal(out, on_event, lock.held):
+        sweep(out)
+        left = _leave_out(out, plan, judged, lock, on_event) if judged else {}
+        merged = merge(
+            job.source,
+            out,
+            clone=clone,
+            progress=lambda done, of: on_event({"kind": "merge", "done": done, "of": of}),
+            fence=lock.held,
+        )
+    return left | {
+        "output": out,
+        "chunks_rewritten": merged.chunks_rewritten,
+        "chunks_linked": merged.chunks_linked,
+        "chunks_copied": merged.chunks_copied,
+        "voxels_changed": merged.voxels_changed,
+        "bytes_read": merged.bytes_read,
+        "bytes_written": merged.bytes_written,
+    }
+
+
+def _leave_out(
+    out: str, plan: Plan, judged: verdicts.Verdicts, lock: StoreLock, on_event: OnEvent
+) -> dict[str, Any]:
+    """Leave all slabs that were not accepted; a run of its own, which can be reverted."""
+    run_id = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.urandom(3).hex()}"
+    ledger, arrays, files = Ledger(out, lock.held), made_arrays(out), Files(out)
+    seen, unwanted = survey(ledger, arrays), {s.id: s for s in _unwanted(plan, judged, ledger)}
+    with RunLog(out, run_id, {"merge": "accepted", "verdicts": judged.digest}, on_event) as tell:
+        count = len(unwanted)
+        tell({"kind": "begin", "run": run_id, "slabs": len(plan.slabs), "todo": count, "retired": count})
+        if unwanted:
+            State.now(out, seen.made).keep(out, run_id)
+            files.put(f"zmend/runs/{run_id}/verdicts.csv", judged.text)
+            files.delete(signature.KEY)
+            forget_merge(out)
+        retire(ledger, unwanted, Kept(out, arrays, lock.held), run_id)
+        erase(seen.strays, arrays)
+        orders = review.read(out)
+        for slab in unwanted.values():
+            order = orders.get(slab.id, {"attempt": 0})
+            note = judged.rejected.get(slab.id, "not accepted")
+            lock.held()
+            more: dict[str, Any] = {"rejected": note, "verdicts": judged.digest}
+            leave(slab, open_job(out, plan.hash, attempt=order["attempt"]), f"rejected: {note}", run=run_id, **more)
+        ledger.pack()
+        tell({"kind": "end", "run": run_id, "slabs_left_out": len(unwanted)})
+    return {"run": run_id, "slabs_accepted": len(judged.accepted), "slabs_left_out": len(unwanted)}
+
+
+def _unwanted(plan: Plan, judged: verdicts.Verdicts, ledger: Ledger) -> Iterator[Slab]:
+    """The slabs that were not accepted, but for those that are left as they were already."""
+    left = {i for i, record in ledger.records() if record is not None and record.get("given_up")}
+    return (s for s in plan.slabs if s.id not in judged.accepted and s.id not in left)
