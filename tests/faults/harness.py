@@ -217,11 +217,13 @@ def contents(out: Path) -> dict[str, str]:
     for path in sorted(p for p in out.rglob("*") if not p.is_dir()):
         name, body = path.relative_to(out).as_posix(), path.read_bytes()
         if name.startswith(("zmend/runs/", "zmend/plans/", "zmend/records/", "zmend/kept/")):
-            continue
+            continue  # history, or told apart below
         if name == "zmend/merge.json":
             body = _merged(body)
         if name == "zmend/seal.json":  # of merge.json it tells the times
             body = json.dumps(sorted(json.loads(body)["documents"])).encode()
+        if path.suffix == ".json" or name.endswith(".zattrs"):
+            body = json.dumps(json.loads(body), sort_keys=True).encode()  # keys stand in the order in which they came
         found[name] = hashlib.sha256(body).hexdigest()
     head = json.loads((out / ("zarr.json" if (out / "zarr.json").exists() else ".zattrs")).read_bytes())
     plan = head.get("attributes", head)["zmend"].get("head", "none")
