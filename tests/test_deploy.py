@@ -13,7 +13,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from pipeline.batch import TEMPLATES, memory_bytes, render
+from pipeline.batch import memory_bytes, render
 from pipeline.cli import cli
 from pipeline.cluster import DASK_YAML, LANES, SETTINGS
 from pipeline.config import check
@@ -96,8 +96,9 @@ def test_what_is_installed_holds_the_templates_and_settings() -> None:
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert "deploy" in tools["packages"]
     come_along = {p for pattern in tools["package-data"]["deploy"] for p in (ROOT / "deploy").glob(pattern)}
-    assert {DASK_YAML, *TEMPLATES.glob("*.j2"), *SITES} <= come_along
-    assert len(list(TEMPLATES.glob("*.j2"))) == 2
+    templates = {*(ROOT / "deploy").glob("*/*.j2")}
+    assert {DASK_YAML, *templates, *SITES} <= come_along
+    assert len(templates) == 5
 
 
 def test_every_example_is_a_site() -> None:
