@@ -51,7 +51,7 @@ def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
     (tmp_path / "zmend.yaml").write_text(yaml.safe_dump(body))
     (flags,) = re.findall(r"```csv\n(.*?)```", README, re.S)
     (tmp_path / "flags.csv").write_text(flags.replace("masks/crack.zarr", "mask.zarr"))
-    commands = [line.split("#")[0] for line in README.splitlines() if re.match(r"zmend (plan|run|verify|status) [a-z]", line)]
+    commands = [line.split("#")[0] for line in README.splitlines() if re.match(r"zmend (plan|run|verify|status|report) [a-z]", line)]
     assert len(commands) >= 3
     for line in commands:
         process = command(*shlex.split(line)[1:], cwd=tmp_path)
