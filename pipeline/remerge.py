@@ -6,8 +6,6 @@ revert brings it back.
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,7 +21,7 @@ from pipeline.ledger import Ledger, sweep
 from pipeline.lock import StoreLock
 from pipeline.merge import forget_merge, merge
 from pipeline.plan import Plan, Slab
-from pipeline.runlog import RunLog
+from pipeline.runlog import RunLog, new_name
 from pipeline.seal import Seal
 from pipeline.slab import leave
 from pipeline.state import State
@@ -74,7 +72,7 @@ def _leave_out(
     out: str, plan: Plan, judged: verdicts.Verdicts, lock: StoreLock, on_event: OnEvent
 ) -> dict[str, Any]:
     """Leave all slabs that were not accepted; a run of its own, which can be reverted."""
-    run_id = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.urandom(3).hex()}"
+    run_id = new_name()
     ledger, arrays, files = Ledger(out, lock.held), made_arrays(out), Files(out)
     seen, unwanted = survey(ledger, arrays), {s.id: s for s in _unwanted(plan, judged, ledger)}
     with RunLog(out, run_id, {"merge": "accepted", "verdicts": judged.digest}, on_event) as tell:

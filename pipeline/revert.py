@@ -12,7 +12,6 @@ notes what it found, and can itself be reverted. Killed, the same command goes o
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ from pipeline.ledger import Ledger, sweep
 from pipeline.lock import StoreLock
 from pipeline.merge import forget_merge, merge, read_merge
 from pipeline.plan import Plan
-from pipeline.runlog import RunLog
+from pipeline.runlog import RunLog, new_name
 from pipeline.seal import Seal
 from pipeline.slab import Job, look
 from pipeline.state import BESIDE, State, changing, found_by, run_called
@@ -59,7 +58,7 @@ def revert(
     Raises UsageError for a run or slab that the store does not know, RevertError where the state is not to be had.
     """
     began, name = time.perf_counter(), run_called(out, run)
-    run_id = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.urandom(3).hex()}"
+    run_id = new_name()
     asked = {"revert": name, "slabs": list(slabs)}
     with (
         StoreLock(out) as lock,

@@ -5,7 +5,6 @@ The run emits events (small dicts with a `kind`); whoever called it decides what
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -32,7 +31,7 @@ from pipeline.merge import forget_merge, merge, read_merge, source_manifest
 from pipeline.plan import Slab
 from pipeline.restorer import Needs
 from pipeline.review import Order
-from pipeline.runlog import RunLog
+from pipeline.runlog import RunLog, new_name
 from pipeline.seal import Seal
 from pipeline.selftest import golden
 from pipeline.slabs import Slabs
@@ -76,7 +75,7 @@ def run(
     if not is_store(out):
         try_weights(proposal)
     make_store(proposal)
-    run_id = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.urandom(3).hex()}"
+    run_id = new_name()
     with (
         StoreLock(out) as lock,
         RunLog(out, run_id, config, on_event) as tell,

@@ -20,6 +20,12 @@ FLUSH_S = 10.0  # what a killed run may lose of its log on an object store
 AT_ONCE = ("begin", "warning", "failure", "end")
 
 
+def new_name() -> str:
+    """Of a run: when it begins, to 60 ns, so that the order of names is that of runs."""
+    now = time.time_ns()
+    return f"{time.strftime('%Y%m%dT%H%M%S', time.localtime(now // 10**9))}-{now % 10**9 // 60:06x}"
+
+
 class RunLog:
     """Events go to the caller, and into the store beside the configuration and the environment."""
 

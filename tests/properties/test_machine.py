@@ -26,6 +26,7 @@ from pipeline.disk import Disk
 from pipeline.errors import PlanChangedError, UsageError, ZmendError
 from pipeline.job import propose
 from pipeline.remerge import remerge
+from pipeline.revert import revert
 from pipeline.run import run
 from pipeline.store import is_store
 from pipeline.verify import verify
@@ -92,6 +93,7 @@ class Store(RuleBasedStateMachine):
         self.out = self.folder / "out.zarr"
         self.ended: tuple[np.ndarray, np.ndarray] | None = None  # what the store must hold, where its last run ended
         self.source = tree(self.folder / "raw.zarr")
+        self.undo: list[tuple[str, tuple[np.ndarray, np.ndarray]]] = []  # runs that changed something, and what they found
 
     def teardown(self) -> None:
         if hasattr(self, "folder"):
@@ -109,11 +111,23 @@ class Store(RuleBasedStateMachine):
     def run_to_its_end(self, **how: Any) -> int:
         """How many slabs were worked on."""
         told: list[dict[str, Any]] = []
+        found = self.ended
         summary = run(self.proposal(), on_event=told.append, **how)
         self.ended = self.model()
+        self.may_be_undone(summary["run"], found)
         assert summary["done"] == summary["slabs"] and summary["quarantined"] == 0
         assert summary["voxels_restored"] == int((self.ended[1] == 1).sum())
         return sum(e["kind"] == "slab" for e in told)
+
+    def may_be_undone(self, name: str, found: tuple[np.ndarray, np.ndarray] | None) -> None:
+        if found is not None and (self.out / "zmend/runs" / name / "before.json").exists():
+            self.undo.append((name, found))
+
+    def dies(self) -> None:
+        """The process that held the store lives no more."""
+        lock = self.out / "zmend/lock"
+        if lock.exists():
+            lock.write_text(json.dumps({**json.loads(lock.read_text()), "started": "before"}))
 
     def found(self, **how: Any) -> list[str]:
         return [c["name"] for c in verify(str(self.out), threads=1, **how)["checks"] if not c["ok"]]
@@ -140,9 +154,21 @@ class Store(RuleBasedStateMachine):
                 run(proposal)
             self.ended = self.model()  # it needed less than that
         except Killed:
-            lock = self.out / "zmend/lock"
-            if lock.exists():
-                lock.write_text(json.dumps({**json.loads(lock.read_text()), "started": "before"}))
+            self.dies()
+
+    @rule(which=st.integers(0, 100), after=st.none() | st.integers(0, 60))
+    @precondition(lambda self: getattr(self, "undo", None))
+    def revert(self, which: int, after: int | None) -> None:
+        """Back to what a run found; where it is killed, the same command goes on."""
+        name, then = self.undo[which % len(self.undo)]
+        now, self.ended = self.ended, None
+        if after is not None:
+            with suppress(Killed), killed_after(after):
+                revert(str(self.out), name)
+            self.dies()
+        done = revert(str(self.out), name)
+        self.ended = then
+        self.may_be_undone(done["run"], now if after is None else None)
 
     @rule(z=st.integers(0, MOST - 1))
     def edit_flags(self, z: int) -> None:
@@ -157,7 +183,7 @@ class Store(RuleBasedStateMachine):
         raw = Volume.open(str(self.folder / "raw.zarr"), writable=True)
         raw.resize(self.volume.shape)
         raw.write(Box((depth, 0, 0), self.volume.shape), self.volume[depth:])
-        self.source, self.ended = tree(self.folder / "raw.zarr"), None
+        self.source, self.ended, self.undo = tree(self.folder / "raw.zarr"), None, []
 
     @rule(kind=st.sampled_from(sorted(KINDS)), seed=st.integers(0, 3))
     def change_weights_or_recipe(self, kind: str, seed: int) -> None:
@@ -199,6 +225,7 @@ class Store(RuleBasedStateMachine):
             path.write_bytes(body)
         named = [f.split()[1].rstrip(":,") for c in verify(str(self.out), threads=1)["checks"] for f in c["findings"] if f.startswith("slab ")]
         assert self.found(), f"{path} was {what}"
+        self.undo = []  # what is spoiled cannot come back
         try:
             self.run_to_its_end(redo=sorted(set(named)) if what in ("overlay", "labels") else ())
         except UsageError:  # its record was not to be trusted, and is gone
