@@ -23,9 +23,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pipeline.box import Box
 from pipeline.disk import Disk
-from pipeline.errors import PlanChangedError, UsageError, ZmendError
+from pipeline.errors import PlanChangedError, RevertError, UsageError, ZmendError
 from pipeline.job import propose
 from pipeline.remerge import remerge
+from pipeline.revert import revert
 from pipeline.run import run
 from pipeline.store import is_store
 from pipeline.verify import verify
@@ -34,6 +35,7 @@ from tests.jobs import Job, save, tree, voxels
 from tests.toys import Copier, CopierRetrained
 
 EDGE, MOST = 32, 14  # px of a section; sections
+KILLED = "killed"
 KINDS = {k.__name__: k for k in (Copier, CopierRetrained)}
 
 
@@ -92,6 +94,9 @@ class Store(RuleBasedStateMachine):
         self.out = self.folder / "out.zarr"
         self.ended: tuple[np.ndarray, np.ndarray] | None = None  # what the store must hold, where its last run ended
         self.source = tree(self.folder / "raw.zarr")
+        self.now: Any = None  # flagged, kind, seed, sections of what is in force; None: nothing yet; KILLED: who knows
+        self.past: list[tuple[str, Any]] = []  # runs, and what they found
+        self.rotten = False  # something was spoiled: it may have been of what is kept by now
 
     def teardown(self) -> None:
         if hasattr(self, "folder"):
@@ -111,9 +116,24 @@ class Store(RuleBasedStateMachine):
         told: list[dict[str, Any]] = []
         summary = run(self.proposal(), on_event=told.append, **how)
         self.ended = self.model()
+        self.passed(summary["run"], (frozenset(self.flagged), self.kind, self.seed, len(self.volume)))
         assert summary["done"] == summary["slabs"] and summary["quarantined"] == 0
         assert summary["voxels_restored"] == int((self.ended[1] == 1).sum())
         return sum(e["kind"] == "slab" for e in told)
+
+    def passed(self, run_id: str, now: Any) -> None:
+        """A run ended: what it found can be gone back to, if it changed that."""
+        if self.now != KILLED and (self.out / "zmend/runs" / run_id / "before.json").exists():
+            self.past.append((run_id, self.now))
+        self.now = now
+
+    def as_it_was(self, how: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The model of an earlier state; sections that have come since are the source's."""
+        merged, labels = self.volume.copy(), np.zeros_like(self.volume)
+        if how is not None:
+            flagged, kind, seed, depth = how
+            merged[:depth], labels[:depth] = mended(self.volume[:depth], set(flagged), kind, seed)
+        return merged, labels
 
     def found(self, **how: Any) -> list[str]:
         return [c["name"] for c in verify(str(self.out), threads=1, **how)["checks"] if not c["ok"]]
@@ -134,15 +154,39 @@ class Store(RuleBasedStateMachine):
 
     @rule(after=st.integers(0, 120))
     def kill(self, after: int) -> None:
-        proposal, self.ended = self.proposal(), None
+        proposal, self.ended, self.now = self.proposal(), None, KILLED
         try:
             with killed_after(after):
                 run(proposal)
             self.ended = self.model()  # it needed less than that
         except Killed:
-            lock = self.out / "zmend/lock"
-            if lock.exists():
-                lock.write_text(json.dumps({**json.loads(lock.read_text()), "started": "before"}))
+            self.dead()
+
+    def dead(self) -> None:
+        """Whoever held the lock is no more."""
+        lock = self.out / "zmend/lock"
+        if lock.exists():
+            lock.write_text(json.dumps({**json.loads(lock.read_text()), "started": "before"}))
+
+    @rule(at=st.integers(0, 10**6), after=st.integers(0, 200))
+    @precondition(lambda self: self.past)
+    def revert(self, at: int, after: int) -> None:
+        """To what some run found; one in two is killed, and tried again."""
+        run_id, how = self.past[at % len(self.past)]
+        for mortal in (after if after < 100 else 10**9, 10**9):
+            try:
+                with killed_after(mortal):
+                    summary = revert(str(self.out), run_id)
+                break
+            except Killed:
+                self.dead()
+                self.ended, self.now = None, KILLED
+            except RevertError:
+                assert self.rotten, "what was never spoiled can be gone back to"
+                return
+        self.ended = self.as_it_was(how)
+        self.passed(summary["run"], how)
+        assert self.found(level="replay", replay=2) == []
 
     @rule(z=st.integers(0, MOST - 1))
     def edit_flags(self, z: int) -> None:
@@ -190,7 +234,7 @@ class Store(RuleBasedStateMachine):
         head = json.loads((self.out / "zarr.json").read_text())["attributes"]["zmend"]["head"]
         files = sorted(p for f in self.out.glob(place[what.split()[-1]]) for p in (f.rglob("*") if f.is_dir() else [f]) if p.is_file())
         files = [p for p in files if what != "plan" or p.stem == head]
-        path = files[at % len(files)]
+        path, self.rotten, self.now = files[at % len(files)], True, KILLED
         if what.startswith("lost"):
             path.unlink()
         else:
