@@ -33,7 +33,7 @@ from pipeline.runlog import RunLog, new_name
 from pipeline.seal import Seal
 from pipeline.slab import Job, look
 from pipeline.state import BESIDE, State, changing, found_by, run_called
-from pipeline.store import adopt, drop_uncertainty, has_merged, made_arrays, update_attrs
+from pipeline.store import adopt, drop_uncertainty, has_merged, made_arrays, sweep_beside, update_attrs
 
 Json = dict[str, Any]
 
@@ -65,6 +65,7 @@ def revert(
         RunLog(out, run_id, asked, on_event) as tell,
         Seal(out, tell, lock.held),
     ):
+        sweep_beside(out)
         sweep(out)
         ledger = Ledger(out, lock.held)
         for spoiled in ledger.packs.discard_damaged():

@@ -41,7 +41,7 @@ def outcome(out: Path) -> dict[str, str]:
     found = {}
     for path in sorted(p for p in out.rglob("*") if p.is_file()):
         name = path.relative_to(out).as_posix()
-        if not name.startswith(("zmend/runs/", "zmend/plans/", "zmend/flags/", "zmend/kept/", "zmend/records/", "zmend/merge.json", "zmend/seal.json")):
+        if not name.startswith(("zmend/runs/", "zmend/plans/", "zmend/flags/", "zmend/kept/", "zmend/records/", "zmend/merge.json", "zmend/seal.json", "zmend/lock")):
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     found |= {f"record {i}": json.dumps(record, sort_keys=True) for i, record in Ledger(str(out)).records()}
     return found
