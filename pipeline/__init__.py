@@ -25,6 +25,7 @@ Of running again, besides: explain, why a slab would be done or not; kin, what w
 Of verify, besides: check, one question and its answer; digests, identity, lineage and replay, the questions by level;
 story, all that is known of one voxel; confine, that writing stays in the store.
 Of exports: account, what one run did; crate and prov, the same for other tools.
+Of looking: scene, what Neuroglancer is to show; viewer, which serves it.
 
 Of scan, the pass that finds damage: thresholds, every number in it; detectors, what can be seen; view, a tile's
 sections and their numbers; detect and places, what follows for sections and parts of them; flagreaders, lists of other

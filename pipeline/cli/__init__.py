@@ -3,14 +3,14 @@
 root is what verbs share, entry where they are called from, handover the way to the commands of `model`.
 """
 
-from pipeline.cli import demo, doctor, evaluate, export, merge, plan, report, run, scan, status, train, verify
+from pipeline.cli import demo, doctor, evaluate, export, merge, plan, report, run, scan, status, train, verify, view
 from pipeline.cli.entry import main
 from pipeline.cli.root import cli
 
 for _verb in (
     plan.plan, scan.scan, run.run, merge.merge, status.status, verify.verify, report.report,
     export.export, demo.demo, doctor.doctor,
-    train.train, evaluate.evaluate,
+    train.train, evaluate.evaluate, view.view,
 ):  # fmt: skip
     cli.add_command(_verb)
 
