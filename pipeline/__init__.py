@@ -30,6 +30,7 @@ Of verify, besides: seal, what all documents were when the last run ended; check
 work over a few of them; digests, identity, lineage and replay, the questions by level; story, all that is known of one
 voxel; confine, that writing stays in the store.
 Of exports: account, what one run did; crate and prov, the same for other tools.
+Of looking: scene, what Neuroglancer is to show; viewer, which serves it.
 
 Of nights: nightly, a cycle of scan, plan, run and verify; page, what it tells; schedule, who calls it.
 

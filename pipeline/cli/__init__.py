@@ -3,12 +3,27 @@
 root is what verbs share, entry where they are called from, handover the way to the commands of `model`.
 """
 
-from pipeline.cli import demo, doctor, evaluate, export, merge, nightly, plan, report, run, scan, status, train, verify
+from pipeline.cli import (
+    demo,
+    doctor,
+    evaluate,
+    export,
+    merge,
+    nightly,
+    plan,
+    report,
+    run,
+    scan,
+    status,
+    train,
+    verify,
+    view,
+)
 from pipeline.cli.entry import main
 from pipeline.cli.root import cli
 
 for _verb in (
-    plan.plan, scan.scan, run.run, merge.merge, nightly.nightly, status.status, verify.verify, report.report,
+    plan.plan, scan.scan, run.run, merge.merge, nightly.nightly, status.status, verify.verify, report.report, view.view,
     export.export, demo.demo, doctor.doctor, train.train, evaluate.evaluate,
 ):  # fmt: skip
     cli.add_command(_verb)

@@ -12,6 +12,7 @@ import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PATIENCE_MS = 120_000  # the machine may be busy with other tests
+WEBGL = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]  # on the processor, for Neuroglancer
 
 
 @dataclass
@@ -36,7 +37,7 @@ def chromium() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("no chromium here: apt-get install chromium")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PATIENCE_MS)
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *WEBGL], timeout=PATIENCE_MS)
         yield browser
         browser.close()
 
