@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -202,6 +203,19 @@ def test_a_page_has_bounds_and_says_what_it_leaves_out(job: Job, tmp_path: Path,
     assert "The first 3 are listed." in text
     assert "2 can be judged here" in text
     assert text.count("<tr data-id=") == 3
+    (data,) = re.findall(r'id="data">(.*?)</script>', text)
+    assert [len(json.loads(data)[k]) for k in ("items", "rest")] == [2, 0], "no slab is shared here"
+
+
+def test_a_slab_that_is_judged_in_part_is_not_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of(slab(1, 0, 1), slab(1, 10, 2))
+    flags = Flags.of(Flag(Box((1, y, 0), (2, y + high, 10)), "fold", whole=False) for y, high in [(0, 5), (5, 4), (12, 3)])
+    tally = Tally(np.full(2, DONE, np.uint8), np.zeros((2, 6), np.int64), np.zeros(2))
+    found = sorted(defects(flags, plan, tally), key=lambda d: d.number)
+    monkeypatch.setattr(mended, "JUDGED", 1)
+    items = mended._items(found, plan)
+    assert list(items) == ["1"]
+    assert [line[:2] for line in mended._shared(found[1:], items, plan)] == [[2, plan.slabs[0].id]]
 
 
 def test_a_report_reads_and_writes_nothing_else(job: Job, tmp_path: Path) -> None:
@@ -325,7 +339,7 @@ def test_concerns_are_told_in_words() -> None:
 def test_a_page_escapes_whatever_it_is_given() -> None:
     document = dict.fromkeys(("sentence", "remark", "version", "made", "volume", "relative"), "")
     evil = "</script><script>boom()</script>"
-    data = {"what": evil, "items": {evil: [[evil]]}, "verdicts": {}}
+    data = {"what": evil, "items": {evil: [[evil]]}, "rest": [], "verdicts": {}}
     page = render("sheet.html", {**document, "title": evil, "classes": [(evil, 1)], "cards": [], "data": data})
     assert "<script>boom" not in page
     assert page.count("<script") == 2

@@ -107,7 +107,7 @@ def _document(out: str, plan: Plan, tally: Tally, found: list[Defect], drawn: li
         "data": {
             "what": "verdicts", "file": f"{file_name(name)}.verdicts.csv", "table": f"{file_name(name)}.defects.csv",
             "plan": plan.hash, "before": "", "header": HEADER, "tail": ["verdict", "note", "plan"],
-            "judged_only": True, "items": items, "verdicts": {},
+            "items": items, "rest": _shared(ordered[len(items):], items, plan), "verdicts": {},
         },
     }  # fmt: skip
 
@@ -120,11 +120,23 @@ def _items(ordered: list[Defect], plan: Plan) -> dict[str, list[list[Any]]]:
         room -= len(defect.rows)
         if room < 0:
             break
-        items[str(defect.number)] = [
-            [defect.number, slab.id, *(v for pair in zip(part.start, part.stop, strict=True) for v in pair)]
-            for slab, part in defect.slabs(plan)
-        ]
+        items[str(defect.number)] = _lines(defect, plan)
     return items
+
+
+def _shared(rest: list[Defect], items: dict[str, list[list[Any]]], plan: Plan) -> list[list[Any]]:
+    """The rows of other defects in slabs that can be judged: without a verdict they keep such a slab from being
+    accepted as a whole."""
+    judged = {line[1] for lines in items.values() for line in lines}
+    return [line for defect in rest for line in _lines(defect, plan) if line[1] in judged]
+
+
+def _lines(defect: Defect, plan: Plan) -> list[list[Any]]:
+    """One a slab: what HEADER names."""
+    return [
+        [defect.number, slab.id, *(v for pair in zip(part.start, part.stop, strict=True) for v in pair)]
+        for slab, part in defect.slabs(plan)
+    ]
 
 
 def _sentence(plan: Plan, tally: Tally) -> str:

@@ -158,7 +158,7 @@ def _document(flags: str, source: Volume, found: Sequence[Flag], cards: list[Jso
         "made": time.strftime("%Y-%m-%d %H:%M"),
         "data": {
             "what": "flags", "file": file_name(Path(name).stem) + ".csv", "table": "", "plan": "",
-            "before": "# zmend-flags/1\n", "header": COLUMNS, "tail": ["verdict"], "judged_only": False,
+            "before": "# zmend-flags/1\n", "header": COLUMNS, "tail": ["verdict"], "rest": [],
             "items": {str(n): [_cells(f)] for n, f in enumerate(found)},
             "verdicts": {str(n): f.verdict for n, f in enumerate(found) if f.verdict},
         },

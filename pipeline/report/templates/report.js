@@ -45,8 +45,7 @@
 
   function table() {
     const tail = { verdict: (id) => of(id).verdict, note: (id) => of(id).note.replace(/\s+/g, " "), plan: () => data.plan };
-    const rows = Object.entries(data.items)
-      .filter(([id]) => !data.judged_only || of(id).verdict)
+    const rows = [...Object.entries(data.items), ["", data.rest]]
       .flatMap(([id, items]) => items.map((item) => line([...item, ...data.tail.map((key) => tail[key](id))])));
     return data.before + line([...data.header, ...data.tail]) + rows.join("");
   }
