@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.box import ZYX, Box
-from pipeline.ids import Ids, column
+from pipeline.ids import Ids
 from pipeline.kept import Kept
 from pipeline.ledger import Ledger
 from pipeline.volume import Volume
@@ -52,7 +52,7 @@ def survey(ledger: Ledger, arrays: Mapping[str, Volume]) -> Survey:
         for slab_id, record in known:
             if slab_id not in broken:
                 found.attempts |= {slab_id: record["attempt"]} if "attempt" in record else {}
-                made.setdefault(record["run"], bytearray()).extend(column([slab_id]).tobytes())
+                made.setdefault(record["run"], bytearray()).extend(bytes.fromhex(slab_id))
         found.broken |= broken
     for _, record in ledger.retiring():  # a run was killed over it: its chunks are still to be kept
         _broken([(record["slab"], record["chunks"])], here, shape)
@@ -91,7 +91,8 @@ class _Present:
 
     def __init__(self, array: Volume) -> None:
         self.array = array
-        codes = np.fromiter((_code(b.start, array.shape) for b in array.present()), np.int64)
+        starts = ([i * g for i, g in zip(cell, array.grain, strict=True)] for cell, _ in array.objects())
+        codes = np.fromiter((_code(start, array.shape) for start in starts), np.int64)  # no boxes: there are millions
         self.codes = np.sort(codes)
         self.named = np.zeros(len(codes), bool)
 
