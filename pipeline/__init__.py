@@ -36,7 +36,8 @@ Of nights: nightly, a cycle of scan, plan, run and verify; page, what it tells; 
 
 Of scan, the pass that finds damage: look and looked, how and at what; findings and flagedit, what is written of it;
 thresholds, every number in it; detectors, what can be seen; view, a tile's sections and their numbers; detect and
-places, what follows for sections and parts of them; flagreaders, lists of other programs.
+places, what follows for sections and parts of them; flagreaders and drawings, what
+other programs write.
 
 Imports only point down; `make check` holds them to it.
 """

@@ -30,26 +30,34 @@ from numpy.typing import NDArray
 from pipeline.box import ZYX, Box
 from pipeline.errors import FlagError, ZmendError
 from pipeline.files import split
-from pipeline.flagreaders import is_json, rows
+from pipeline.flagreaders import Voxel, is_foreign, rows
 from pipeline.flags import CLASSES, SCHEMA, Flag, Flags, MaskShape, mask_window, resolve
 
 COLUMNS = ("z_start", "z_stop", "class", "y_start", "y_stop", "x_start", "x_stop", "mask", "source", "note")
 VERDICT, VERDICTS = "verdict", ("accept", "reject")  # of a person who looked; zmend report --flags writes it
 
 
-def load(path: str, *, shape: ZYX, mask_shape: MaskShape | None = None, none_is_fine: bool = False) -> Flags:
+def load(
+    path: str,
+    *,
+    shape: ZYX,
+    voxel_nm: Voxel | None = None,
+    mask_shape: MaskShape | None = None,
+    none_is_fine: bool = False,
+) -> Flags:
     """Read a flags file for a volume of `shape` (z, y, x); masks are looked up if `mask_shape` is given.
 
-    none_is_fine: a table without a line, or of rejected flags alone, is not refused.
+    voxel_nm: (z, y, x), for what other programs write in nm. none_is_fine: a table without a line, or of rejected flags
+    alone, is not refused.
     Raises FlagError, which names file, line and column, for anything that is not understood.
     """
-    text, file = _opened(path, shape)
+    text, file = _opened(path, shape, voxel_nm)
     return _parse(text, replace(file, none_is_fine=none_is_fine), mask_shape)
 
 
-def review(path: str, *, shape: ZYX) -> list[Flag]:
+def review(path: str, *, shape: ZYX, voxel_nm: Voxel | None = None) -> list[Flag]:
     """Every flag of a file in its order, the rejected ones too, masks as they are written. Raises FlagError."""
-    return _read(*_opened(path, shape))
+    return _read(*_opened(path, shape, voxel_nm))
 
 
 def folder(path: str) -> str:
@@ -57,10 +65,10 @@ def folder(path: str) -> str:
     return path.rpartition("/")[0] if "://" in path else str(Path(path).absolute().parent)
 
 
-def _opened(path: str, shape: ZYX) -> tuple[str, _File]:
+def _opened(path: str, shape: ZYX, voxel_nm: Voxel | None) -> tuple[str, _File]:
     file = _File(path, shape, folder(path))
     text = _decode(file)
-    return dump(rows(text, path)) if is_json(text) else text, file
+    return dump(rows(text, path, shape, voxel_nm, CLASSES)) if is_foreign(text) else text, file
 
 
 def parse(text: str, *, shape: ZYX, name: str = "flags.csv", mask_shape: MaskShape | None = None) -> Flags:

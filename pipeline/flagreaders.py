@@ -1,36 +1,67 @@
-"""Flag readers: lists of bad sections as other programs write them, as rows of a flags file. JSON in, rows out.
+"""Flag readers: lists of bad sections as other programs write them, as rows of a flags file. Text in, rows out.
 
     CATMAID   stack info with `broken_slices`, as /{project}/stack/{id}/info gives it: a list of sections, or an object
               whose keys are sections (older versions: how far away the section is that is shown instead)
     a list    [17, 23, [40, 42]]: sections, and half-open ranges of them
+    drawn     what people have drawn in Neuroglancer or WEBKNOSSOS: see `drawings`
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
+from pipeline import drawings
 from pipeline.errors import FlagError
 
+ZYX = tuple[int, int, int]
+Voxel = tuple[float, float, float]
 Rows = list[dict[str, object]]
-KNOWN = "a CATMAID stack with broken_slices, or a list of sections such as [17, 23, [40, 42]]"
+KNOWN = (
+    "a CATMAID stack with broken_slices, a list of sections such as [17, 23, [40, 42]], a state of Neuroglancer, "
+    "or an NML or userBoundingBoxes of WEBKNOSSOS"
+)
 
 
-def is_json(text: str) -> bool:
+def is_foreign(text: str) -> bool:
     """Whether a flags file is one of these, rather than CSV or a plain list."""
-    return text.lstrip("\ufeff \t\r\n")[:1] in ("{", "[")
+    return text.lstrip("\ufeff \t\r\n")[:1] in ("{", "[", "<")
 
 
-def rows(text: str, name: str) -> Rows:
-    """The rows of a flags file, all of them missing sections. Raises FlagError, which names the file."""
+def rows(text: str, name: str, shape: ZYX, voxel_nm: Voxel | None, classes: Sequence[str]) -> Rows:
+    """The rows of a flags file, of a volume of `shape` (z, y, x). Raises FlagError, which names the file.
+
+    Lists are of missing sections; of what was drawn the words tell which of `classes` it is.
+    """
     try:
-        document = json.loads(text.removeprefix("\ufeff"))
+        document = None if drawings.is_nml(text) else _json(text, name)
+        if document is not None and not drawings.is_drawn(document):
+            return _listed(document, name)
+        places = drawings.nml(text) if document is None else drawings.drawn(document)
+        found = drawings.rows(places, shape, voxel_nm, classes)
+    except drawings.NotUnderstoodError as error:
+        do = f"it should be {KNOWN}"
+        if "voxel size of the volume" in str(error):
+            do = "add voxel_size_nm: [z, y, x] to `volume:`"
+        raise FlagError("these annotations are not understood", where=name, why=str(error), do=do) from error
+    if not found:
+        raise FlagError("no flag in the file", where=name, why="nothing is drawn in it", do=f"it should be {KNOWN}")
+    return found
+
+
+def _json(text: str, name: str) -> Any:
+    try:
+        return json.loads(text.removeprefix("\ufeff"))
     except json.JSONDecodeError as error:
         where = f"{name}, line {error.lineno}"
         raise FlagError("this is not JSON", where=where, why=error.msg, do="export it again") from error
     except (ValueError, RecursionError) as error:  # numbers without end, brackets without end
         raise FlagError("this JSON cannot be read", where=name, why=str(error), do="export it again") from error
+
+
+def _listed(document: Any, name: str) -> Rows:
     source, items = _items(document, name)
     found = [_row(*_range(item, name), source) for item in items]
     if not found:

@@ -74,7 +74,7 @@ def propose(config: Config, *, none_is_fine: bool = False) -> Proposal:
     restorer, needs = load(recipe, source.voxel_nm)
     _refuse_weights(proven(restorer), recipe)
     recipe = recipe.model_copy(update={"intensity": _intensity(config, source, needs)})
-    shapes = {"shape": source.shape, "mask_shape": lambda uri: _mask(uri).shape}
+    shapes = {"shape": source.shape, "voxel_nm": source.voxel_nm, "mask_shape": lambda uri: _mask(uri).shape}
     flags = flagfile.load(config.flags, **shapes, none_is_fine=none_is_fine)  # type: ignore[arg-type]
     grain = _kept_grain(config.output.path) or _grain(config, source)
     geometry = Geometry(source.shape, slab_cell(config.site, grain, source.shape), needs)

@@ -102,7 +102,7 @@ def _flags(path: str, source: Volume) -> Flags:
     if not Path(path).exists():
         raise FlagError("there is no such flags file", where=path, do="check the path after --flags, or leave it out")
     shape_of = lambda uri: Volume.open(threshold(uri)[0], mask=True).shape  # noqa: E731
-    return flagfile.load(path, shape=source.shape, mask_shape=shape_of)
+    return flagfile.load(path, shape=source.shape, voxel_nm=source.voxel_nm, mask_shape=shape_of)
 
 
 def _check(source: Volume, request: Request) -> None:

@@ -42,7 +42,7 @@ def contact_sheet(flags: str, volume: str, to: str, *, level: int = 0) -> Json:
     began = time.perf_counter()
     source = Volume.open(volume, level=level)
     check_target(to, source.root)
-    found = review(flags, shape=source.shape)
+    found = review(flags, shape=source.shape, voxel_nm=source.voxel_nm)
     if len(found) > MOST:
         do = "split the file by sections, and look at each part"
         raise UsageError(f"{len(found)} flags are more than a page holds", where=flags, why=f"it holds {MOST}", do=do)
