@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -60,7 +61,9 @@ class StoreLock:
         if raw is None:
             return False
         holder = _parse(raw)
-        if (holder.get("host") != socket.gethostname() or _alive(holder)) and not _requeued_since(holder):
+        elsewhere = holder.get("host") != socket.gethostname()
+        lost = _requeued_since(holder) or (elsewhere and _job_ended(holder))
+        if (elsewhere or _alive(holder)) and not lost:
             raise StoreLockedError(
                 f"{self.what} by process {holder.get('pid')} on {holder.get('host')}",
                 where=self.files.at(key),
@@ -112,6 +115,21 @@ def _requeued_since(holder: dict[str, Any]) -> bool:
     """Whether the holder was this very job of SLURM's before it was requeued: its node is lost, and it with it."""
     then, now = holder.get("slurm"), _slurm()
     return bool(then and now and then[:2] == now[:2] and then[2] < now[2])
+
+
+def _job_ended(holder: dict[str, Any]) -> bool:
+    """Whether the holder was a job of the cluster that this one runs in, and SLURM has it no more: of a night whose
+    node was lost nobody else would ever tell. Where SLURM does not answer the holder is taken to live.
+    """
+    then, now = holder.get("slurm"), _slurm()
+    if not (then and now and then[0] == now[0]):
+        return False
+    asked = ["squeue", "-h", "-j", str(then[1]), "-o", "%T"]
+    try:
+        told = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return not told.stdout.strip() if told.returncode == 0 else "Invalid job id" in told.stderr
 
 
 def _slurm() -> list[Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import StoreLockedError
 from pipeline.lock import StoreLock
+from tests.slurm.runs import empties, submit
 
 
 @pytest.mark.parametrize(
@@ -29,3 +31,28 @@ def test_a_requeued_driver_takes_its_own_lock(job, restarts, mine, tmp_path: Pat
         return
     with pytest.raises(StoreLockedError, match="process 1 on a-lost-node"), StoreLock(str(tmp_path)):
         pass
+
+
+@pytest.mark.usefixtures("slurm")
+def test_a_job_that_is_over_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of another job, on a node that does not answer: SLURM is asked. Nobody outside of SLURM may know."""
+    job = submit(wrap="sleep 60")
+    (tmp_path / "zmend").mkdir()
+    lock = tmp_path / "zmend/lock"
+    lock.write_text(json.dumps({"host": "a-lost-node", "pid": 1, "started": "x", "slurm": ["c", job, 0]}))
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", "c")
+    monkeypatch.setenv("SLURM_JOB_ID", "999")
+    with pytest.raises(StoreLockedError, match="process 1 on a-lost-node"), StoreLock(str(tmp_path)):
+        pass
+    subprocess.run(["scancel", job], check=True)
+    empties()
+    for variable, other in (("SLURM_CLUSTER_NAME", "d"), ("SLURM_CONF", "/nowhere"), ("PATH", "/nowhere")):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, other)
+            with pytest.raises(StoreLockedError), StoreLock(str(tmp_path)):
+                pass
+    with StoreLock(str(tmp_path)) as taken:
+        assert taken.taken_over
+    lock.write_text(json.dumps({"host": "a-lost-node", "pid": 1, "started": "x", "slurm": ["c", "987654", 0]}))
+    with StoreLock(str(tmp_path)) as taken:
+        assert taken.taken_over, "SLURM knows no such job any more"
