@@ -59,18 +59,18 @@ class Seal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            self._held()
-            put(self.out)
+            put(self.out, self._held)
         elif self._good:
             with suppress(StoreLockedError):
-                self._held()
-                put(self.out)
+                put(self.out, self._held)
 
 
-def put(out: str) -> None:
-    """Seal a store as it is."""
+def put(out: str, held: Callable[[], None] = lambda: None) -> None:
+    """Seal a store as it is. held: asked before each document; raises where the store is another run's by now."""
+    held()
     if _said(out).get("seal") != SCHEMA:
         update_attrs(out, zmend={"seal": SCHEMA})  # from here on a store without a seal is one that is written in
+        held()
     Files(out).keep(KEY, _text({"schema": SCHEMA, "documents": documents(out)}))
 
 
