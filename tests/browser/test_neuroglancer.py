@@ -67,6 +67,20 @@ def likeness(panel: np.ndarray, section: np.ndarray) -> float:
     return max(np.corrcoef(grey.ravel(), part.ravel())[0, 1] for part in here) if grey.std() > 0 else 0.0
 
 
+def arrive(page: Any, z: int) -> None:
+    """Wait until the page says that it is at this section: n and p ask the server, which takes a moment."""
+    told = "document.querySelectorAll('.neuroglancer-position-dimension-coordinate')[2]?.value"
+    page.wait_for_function(f"{told} === '{z}'", timeout=PATIENCE_S * 1000)
+
+
+def mended(job: Job, mode: str) -> np.ndarray:
+    """What the right panels show: the merged volume, or the overlay over the source."""
+    if mode == "volume":
+        return voxels(job.folder / "out.zarr")
+    overlay = voxels(job.folder / "out.zarr", "overlay")
+    return np.where(overlay > 0, overlay, job.damaged)
+
+
 def eventually(page: Any, holds: Callable[[list[np.ndarray]], bool]) -> list[np.ndarray]:
     """The panels, once they are as they should be: chunks come when they come."""
     end = time.monotonic() + PATIENCE_S
@@ -77,7 +91,7 @@ def eventually(page: Any, holds: Callable[[list[np.ndarray]], bool]) -> list[np.
 
 def test_the_panels_show_source_and_restored_section(seen: tuple[Job, Any, str]) -> None:
     job, page, mode = seen
-    restored = voxels(job.folder / "out.zarr", "merged" if mode == "volume" else "overlay")[1]
+    restored = mended(job, mode)[1]
     assert not job.damaged[1].any(), "section 1 is missing: black in the source"
     source, made, source_xz, made_xz = eventually(page, lambda p: likeness(p[1], restored) > 0.9)
     assert likeness(made, restored) > 0.9
@@ -86,46 +100,50 @@ def test_the_panels_show_source_and_restored_section(seen: tuple[Job, Any, str])
     masked = eventually(page, lambda p: np.ptp(patch(p[0]).mean(axis=(0, 1))) > 20)[0]
     assert np.ptp(patch(masked).mean(axis=(0, 1))) > 20, "the source is black under the mask's colour"
     assert np.abs(patch(source).mean() - patch(made).mean()) > 30
-    assert source_xz.shape[1] == made_xz.shape[1]
-    assert np.abs(source_xz.astype(int) - made_xz[-source_xz.shape[0] :][: source_xz.shape[0]]).mean() > 1
+    rows = [p.mean(axis=2)[len(p) // 2 - 8 : len(p) // 2 + 8, 20:-20] for p in (source_xz, made_xz)]
+    assert np.abs(rows[0] - rows[1]).mean() > 20, "cut along z, the section is dark on the left alone"
 
 
 def test_keys_and_the_list_go_from_defect_to_defect(seen: tuple[Job, Any, str]) -> None:
     job, page, mode = seen
-    restored = voxels(job.folder / "out.zarr", "merged" if mode == "volume" else "overlay")
+    restored = mended(job, mode)
     listed = page.locator(".neuroglancer-annotation-list-entry")
     assert page.locator(".neuroglancer-annotation-description").all_inner_texts() == [
         "1 missing, section 1, phantom", "2 fold, section 3, phantom", "3 crack, section 5, phantom", "4 missing, sections 11–12, phantom",
     ]  # fmt: skip
-    page.keyboard.press("p")  # from the first one backwards: the last
-    eventually(page, lambda p: likeness(p[1], restored[11]) > 0.9)
-    assert likeness(panels(page)[1], restored[11]) > 0.9
-    page.keyboard.press("n")
-    assert likeness(eventually(page, lambda p: likeness(p[1], restored[1]) > 0.9)[1], restored[1]) > 0.9
-    listed.nth(2).click(button="right")  # Neuroglancer's own way: it moves there
-    assert likeness(eventually(page, lambda p: likeness(p[1], restored[5]) > 0.9)[1], restored[5]) > 0.9
+    for go, z in (("p", 11), ("n", 1), ("list", 5)):  # from the first one backwards: the last
+        if go == "list":
+            listed.nth(2).click(button="right")  # Neuroglancer's own way: it moves there
+        else:
+            page.keyboard.press(go)
+        arrive(page, z)
+        now = eventually(page, lambda p, z=z: likeness(p[1], restored[z]) > 0.9)
+        assert likeness(now[1], restored[z]) > 0.9
 
 
 def test_where_nothing_was_mended_both_panels_show_the_source(seen: tuple[Job, Any, str]) -> None:
     job, page, _ = seen
     page.keyboard.press("p")
+    arrive(page, 11)
     page.mouse.click(200, 300)
     for _ in range(4):
         page.keyboard.press(".")  # Neuroglancer's key for the next section
+    arrive(page, 15)
     whole = job.damaged[15]
     source, made, *_ = eventually(page, lambda p: min(likeness(p[0], whole), likeness(p[1], whole)) > 0.9)
     assert min(likeness(source, whole), likeness(made, whole)) > 0.9
-    h = min(len(source), len(made))
-    assert np.abs(patch(source).astype(int) - patch(made)).mean() < 3 or h != len(source)
+    assert abs(patch(source).mean() - patch(made).mean()) < 2, "and not the one brighter than the other"
 
 
 def test_a_spread_is_a_layer_that_can_be_shown(seen: tuple[Job, Any, str]) -> None:
-    _, page, mode = seen
+    job, page, mode = seen
     names = page.locator(".neuroglancer-layer-item-label").all_inner_texts()
     assert {"source", "synthetic", "restored", "defects"} <= set(names)
     assert ("uncertainty" in names) == (mode == "overlay")
     if mode == "overlay":
         page.keyboard.press("n")
+        arrive(page, 1)
+        eventually(page, lambda p: likeness(p[1], mended(job, mode)[1]) > 0.9)
         before = patch(panels(page)[1])
         page.locator(".neuroglancer-layer-item-label", has_text="uncertainty").first.click()
         coloured = eventually(page, lambda p: np.ptp(patch(p[1]).mean(axis=(0, 1))) > 8)[1]
