@@ -285,6 +285,19 @@ def test_ids_are_found_as_sets_find_them() -> None:
 
 
 @pytest.mark.slow
+def test_one_id_is_found_as_quickly_among_a_million_as_among_a_thousand() -> None:
+    """It was not: each search began with a copy of all of them."""
+    rng, took = np.random.default_rng(1), []
+    for n in (1_000, 1_000_000):
+        ids = Ids.of(np.frombuffer(rng.bytes(16 * n), "S16"))
+        some = [i for i, _ in zip(ids, range(300), strict=False)]
+        assert some[0] in ids
+        began = time.process_time()
+        assert all(i in ids for i in some)
+        took.append(time.process_time() - began)
+    assert took[1] < 10 * took[0], took
+
+
 def test_a_hundred_thousand_done_records_are_known_in_half_a_second(tmp_path: Path) -> None:
     made = Packs(Files(str(tmp_path)))
     rows = [encode(record(n)) for n in range(8192)]
