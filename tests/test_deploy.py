@@ -108,12 +108,6 @@ def test_every_example_is_a_site() -> None:
         check({**job, "site": yaml.safe_load(path.read_text())}, path.name)
 
 
-def test_no_line_of_the_crontab_is_cut_short() -> None:
-    """cron takes a bare % for the end of the command, and says nothing."""
-    lines = [line for line in (ROOT / "deploy/nightly.cron").read_text().splitlines() if not line.startswith("#")]
-    assert lines and not any("%" in line for line in lines)
-
-
 def test_every_setting_of_dask_has_a_reason_and_exists() -> None:
     import dask
     import distributed  # noqa: F401  # brings its defaults
