@@ -428,7 +428,7 @@ def test_training_is_handed_the_lessons_and_every_other_option(
     own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[list[str]] = []
-    monkeypatch.setattr(cli, "_hand_over", lambda verb, module, args: seen.append([verb, module, *args]) or 75)
+    monkeypatch.setattr(cli.train, "hand_over", lambda verb, module, args: seen.append([verb, module, *args]) or 75)
     state = str(own / "s")
     own_options = ["--volume", f"{own}/raw.zarr", "--flags", f"{own}/flags.csv", "--megavoxels", "9"]
     assert run(*own_options, "--steps", "7", "--state", state, "--crop", "64", "--export", "w.safetensors") == 75
