@@ -1,15 +1,17 @@
 """Any sequence of what people do to a store, against a model of a few lines: after a run that ended the store is what the
 model says, whatever was done, killed, edited or spoiled before.
 
-    ZMEND_MACHINE=200 python -m pytest tests/properties/test_machine.py      many more examples than in `make test`
+    ZMEND_MACHINE=200 ZMEND_WALKS=100 python -m pytest tests/properties/test_machine.py      many more than in `make test`
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,6 +38,7 @@ from tests.toys import Copier, CopierRetrained
 
 EDGE, MOST = 32, 14  # px of a section; sections
 AFTER = st.integers(0, 150)  # changes on the disk until a kill: about as many as a run makes
+SPOILT = ("overlay", "labels", "merged", "record", "seal", "plan", "lost overlay", "lost labels", "lost merged", "lost record")
 THEN = st.sampled_from((True, True, False))  # whether what was changed is run at once
 KINDS = {k.__name__: k for k in (Copier, CopierRetrained)}
 
@@ -222,7 +225,7 @@ class Store(RuleBasedStateMachine):
             with suppress(ZmendError):
                 self.found(level=level)  # whatever it says, it says it
 
-    @rule(what=st.sampled_from(("overlay", "labels", "merged", "record", "seal", "plan", "lost overlay", "lost labels", "lost merged", "lost record")), at=st.integers(0, 10**6))
+    @rule(what=st.sampled_from(SPOILT), at=st.integers(0, 10**6))
     @precondition(lambda self: self.ended is not None and bool((self.ended[1] == 1).any()))
     def corrupt_and_heal(self, what: str, at: int) -> None:
         place = {"overlay": "zmend/overlay/c", "labels": "labels/synthetic/0/c", "merged": "0/c", "record": "zmend/records/??", "seal": "zmend/seal.json", "plan": "zmend/plans"}
@@ -238,12 +241,12 @@ class Store(RuleBasedStateMachine):
             path.write_bytes(body)
         named = [f.split()[1].rstrip(":,") for c in verify(str(self.out), threads=1)["checks"] for f in c["findings"] if f.startswith("slab ")]
         assert self.found(), f"{path} was {what}"
-        self.undo = []  # what is spoiled cannot come back
         try:
             self.run_to_its_end(redo=sorted(set(named)) if what in ("overlay", "labels") else ())
         except UsageError:  # its record was not to be trusted, and is gone
             self.run_to_its_end()
         assert self.found(level="replay", replay=2) == []
+        self.undo = []  # what is spoiled cannot come back
 
     # --- what holds at every moment
 
@@ -266,3 +269,46 @@ Store.TestCase.settings = settings(
     suppress_health_check=list(HealthCheck), database=None, print_blob=True,
 )  # fmt: skip
 TestStore = Store.TestCase
+
+
+class Walk:
+    """What hypothesis does, without its way of leaving most rules out of a short example: every rule comes up."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng, self.store, self.steps = random.Random(seed), Store(), Counter[str]()
+
+    def take(self, steps: int) -> None:
+        rng, store = self.rng, self.store
+        store.begin(depth=4, flagged={rng.randrange(8) for _ in range(3)}, first=rng.choice(("kill", "run")), after=rng.randrange(150))
+        try:
+            for _ in range(steps):
+                name, how = rng.choice(self.choices())
+                self.steps[name] += 1
+                getattr(store, name)(**how)
+                store.what_ended_is_what_the_model_says()
+                store.the_source_is_never_written()
+        finally:
+            store.teardown()
+
+    def choices(self) -> list[tuple[str, dict[str, Any]]]:
+        """What can be done now, with what is drawn for it."""
+        rng, store, then = self.rng, self.store, self.rng.random() < 0.5
+        found: list[tuple[str, dict[str, Any]]] = [
+            ("plan", {}), ("run", {}), ("kill", {"after": rng.randrange(150)}), ("kill", {"after": rng.randrange(60)}),
+            ("edit_flags", {"z": rng.randrange(MOST), "then": then}), ("change_the_cut", {"px": rng.choice((16, 32))}),
+            ("change_weights_or_recipe", {"kind": rng.choice(sorted(KINDS)), "seed": rng.randrange(4), "then": then}),
+        ]  # fmt: skip
+        found += [("append_sections", {"then": then})] * (len(store.volume) < MOST)
+        found += [("revert", {"which": rng.randrange(100), "after": rng.choice((None, rng.randrange(60)))})] * 2 * bool(store.undo)
+        if is_store(str(store.out)):
+            found += [("merge", {}), ("verify", {"level": rng.choice(("lineage", "replay"))})]
+        if store.ended is not None and (store.ended[1] == 1).any():
+            found += [("corrupt_and_heal", {"what": rng.choice(SPOILT), "at": rng.randrange(10**6)})] * 2
+        return found
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("ZMEND_WALKS", "1"))))
+def test_a_walk_over_all_rules(seed: int) -> None:
+    walk = Walk(seed)
+    walk.take(24)
+    assert len(walk.steps) >= 7, walk.steps
