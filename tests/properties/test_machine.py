@@ -177,6 +177,7 @@ class Store(RuleBasedStateMachine):
             self.dies()
         done = revert(str(self.out), name)
         self.ended = then
+        assert self.found() == []
         self.may_be_undone(done["run"], now if after is None else None)
 
     @rule(z=st.integers(0, MOST - 1), then=THEN)
