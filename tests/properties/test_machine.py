@@ -1,15 +1,17 @@
 """Any sequence of what people do to a store, against a model of a few lines: after a run that ended the store is what the
 model says, whatever was done, killed, edited or spoiled before.
 
-    ZMEND_MACHINE=200 python -m pytest tests/properties/test_machine.py      many more examples than in `make test`
+    ZMEND_MACHINE=200 ZMEND_WALKS=100 python -m pytest tests/properties/test_machine.py      many more than in `make test`
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,6 +37,9 @@ from tests.jobs import Job, save, tree, voxels
 from tests.toys import Copier, CopierRetrained
 
 EDGE, MOST = 32, 14  # px of a section; sections
+AFTER = st.integers(0, 150)  # changes on the disk until a kill: about as many as a run makes
+SPOILT = ("overlay", "labels", "merged", "record", "seal", "plan", "lost overlay", "lost labels", "lost merged", "lost record")
+THEN = st.sampled_from((True, True, False))  # whether what was changed is run at once
 KINDS = {k.__name__: k for k in (Copier, CopierRetrained)}
 
 
@@ -83,8 +88,8 @@ def killed_after(count: int) -> Iterator[None]:
 class Store(RuleBasedStateMachine):
     """One volume, one configuration, one output."""
 
-    @initialize(depth=st.integers(3, 4), flagged=st.sets(st.integers(0, 7), max_size=3))
-    def begin(self, depth: int, flagged: set[int]) -> None:
+    @initialize(depth=st.integers(3, 4), flagged=st.sets(st.integers(0, 7), max_size=3), first=st.sampled_from(("nothing", "kill", "run", "run", "run")), after=AFTER)
+    def begin(self, depth: int, flagged: set[int], first: str, after: int) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="machine-"))
         self.volume, self.kind, self.seed, self.slab_px = sections(0, 2 * depth), "Copier", 0, 32
         self.flagged = flagged & set(range(len(self.volume))) or {1}
@@ -94,6 +99,7 @@ class Store(RuleBasedStateMachine):
         self.ended: tuple[np.ndarray, np.ndarray] | None = None  # what the store must hold, where its last run ended
         self.source = tree(self.folder / "raw.zarr")
         self.undo: list[tuple[str, tuple[np.ndarray, np.ndarray]]] = []  # runs that changed something, and what they found
+        {"nothing": lambda: None, "kill": lambda: self.killed(after), "run": self.run_to_its_end}[first]()
 
     def teardown(self) -> None:
         if hasattr(self, "folder"):
@@ -146,8 +152,11 @@ class Store(RuleBasedStateMachine):
         self.run_to_its_end()
         assert self.run_to_its_end() == 0, "run again: nothing is left to do"
 
-    @rule(after=st.integers(0, 120))
+    @rule(after=AFTER)
     def kill(self, after: int) -> None:
+        self.killed(after)
+
+    def killed(self, after: int) -> None:
         proposal, self.ended = self.proposal(), None
         try:
             with killed_after(after):
@@ -168,38 +177,47 @@ class Store(RuleBasedStateMachine):
             self.dies()
         done = revert(str(self.out), name)
         self.ended = then
+        assert self.found() == []
         self.may_be_undone(done["run"], now if after is None else None)
 
-    @rule(z=st.integers(0, MOST - 1))
-    def edit_flags(self, z: int) -> None:
+    @rule(z=st.integers(0, MOST - 1), then=THEN)
+    def edit_flags(self, z: int, then: bool) -> None:
         changed = self.flagged ^ ({z} & set(range(len(self.volume))))
         self.flagged = changed or self.flagged
+        if then:
+            self.run_to_its_end()
 
-    @rule()
+    @rule(then=THEN)
     @precondition(lambda self: len(self.volume) < MOST)
-    def append_sections(self) -> None:
+    def append_sections(self, then: bool) -> None:
         depth = len(self.volume)
         self.volume = np.concatenate([self.volume, sections(depth, 2)])
         raw = Volume.open(str(self.folder / "raw.zarr"), writable=True)
         raw.resize(self.volume.shape)
         raw.write(Box((depth, 0, 0), self.volume.shape), self.volume[depth:])
         self.source, self.ended, self.undo = tree(self.folder / "raw.zarr"), None, []
+        if then:
+            self.run_to_its_end()
 
-    @rule(kind=st.sampled_from(sorted(KINDS)), seed=st.integers(0, 3))
-    def change_weights_or_recipe(self, kind: str, seed: int) -> None:
+    @rule(kind=st.sampled_from(sorted(KINDS)), seed=st.integers(0, 3), then=THEN)
+    def change_weights_or_recipe(self, kind: str, seed: int, then: bool) -> None:
         self.kind, self.seed = kind, seed
+        if then:
+            self.run_to_its_end()
 
     @rule(px=st.sampled_from((16, 32)))
     def change_the_cut(self, px: int) -> None:
         self.slab_px = px
 
     @rule()
+    @precondition(lambda self: is_store(str(self.out)))
     def merge(self) -> None:
         try:
             remerge(str(self.out))
         except (PlanChangedError, ZmendError):
             assert self.ended is None, "what has ended can be merged"
 
+    @precondition(lambda self: is_store(str(self.out)))
     @rule(level=st.sampled_from(("structure", "lineage", "replay")))
     def verify(self, level: str) -> None:
         if self.ended is not None:
@@ -208,10 +226,9 @@ class Store(RuleBasedStateMachine):
             with suppress(ZmendError):
                 self.found(level=level)  # whatever it says, it says it
 
-    @rule(what=st.sampled_from(("overlay", "labels", "merged", "record", "seal", "plan", "lost overlay", "lost labels", "lost merged", "lost record")), at=st.integers(0, 10**6))
+    @rule(what=st.sampled_from(SPOILT), at=st.integers(0, 10**6))
+    @precondition(lambda self: self.ended is not None and bool((self.ended[1] == 1).any()))
     def corrupt_and_heal(self, what: str, at: int) -> None:
-        if self.ended is None or not (self.ended[1] == 1).any():
-            return
         place = {"overlay": "zmend/overlay/c", "labels": "labels/synthetic/0/c", "merged": "0/c", "record": "zmend/records/??", "seal": "zmend/seal.json", "plan": "zmend/plans"}
         head = json.loads((self.out / "zarr.json").read_text())["attributes"]["zmend"]["head"]
         files = sorted(p for f in self.out.glob(place[what.split()[-1]]) for p in (f.rglob("*") if f.is_dir() else [f]) if p.is_file())
@@ -225,12 +242,12 @@ class Store(RuleBasedStateMachine):
             path.write_bytes(body)
         named = [f.split()[1].rstrip(":,") for c in verify(str(self.out), threads=1)["checks"] for f in c["findings"] if f.startswith("slab ")]
         assert self.found(), f"{path} was {what}"
-        self.undo = []  # what is spoiled cannot come back
         try:
             self.run_to_its_end(redo=sorted(set(named)) if what in ("overlay", "labels") else ())
         except UsageError:  # its record was not to be trusted, and is gone
             self.run_to_its_end()
         assert self.found(level="replay", replay=2) == []
+        self.undo = []  # what is spoiled cannot come back
 
     # --- what holds at every moment
 
@@ -247,9 +264,52 @@ class Store(RuleBasedStateMachine):
             assert tree(self.folder / "raw.zarr") == self.source
 
 
-EXAMPLES = int(os.environ.get("ZMEND_MACHINE", "5"))
+EXAMPLES = int(os.environ.get("ZMEND_MACHINE", "3"))
 Store.TestCase.settings = settings(
     max_examples=EXAMPLES, stateful_step_count=12 if EXAMPLES < 50 else 30, deadline=None, derandomize=EXAMPLES < 50,
     suppress_health_check=list(HealthCheck), database=None, print_blob=True,
 )  # fmt: skip
 TestStore = Store.TestCase
+
+
+class Walk:
+    """What hypothesis does, without its way of leaving most rules out of a short example: every rule comes up."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng, self.store, self.steps = random.Random(seed), Store(), Counter[str]()
+
+    def take(self, steps: int) -> None:
+        rng, store = self.rng, self.store
+        store.begin(depth=4, flagged={rng.randrange(8) for _ in range(3)}, first=rng.choice(("kill", "run")), after=rng.randrange(150))
+        try:
+            for _ in range(steps):
+                name, how = rng.choice(self.choices())
+                self.steps[name] += 1
+                getattr(store, name)(**how)
+                store.what_ended_is_what_the_model_says()
+                store.the_source_is_never_written()
+        finally:
+            store.teardown()
+
+    def choices(self) -> list[tuple[str, dict[str, Any]]]:
+        """What can be done now, with what is drawn for it."""
+        rng, store, then = self.rng, self.store, self.rng.random() < 0.5
+        found: list[tuple[str, dict[str, Any]]] = [
+            ("plan", {}), ("run", {}), ("kill", {"after": rng.randrange(150)}), ("kill", {"after": rng.randrange(60)}),
+            ("edit_flags", {"z": rng.randrange(MOST), "then": then}), ("change_the_cut", {"px": rng.choice((16, 32))}),
+            ("change_weights_or_recipe", {"kind": rng.choice(sorted(KINDS)), "seed": rng.randrange(4), "then": then}),
+        ]  # fmt: skip
+        found += [("append_sections", {"then": then})] * (len(store.volume) < MOST)
+        found += [("revert", {"which": rng.randrange(100), "after": rng.choice((None, rng.randrange(60)))})] * 2 * bool(store.undo)
+        if is_store(str(store.out)):
+            found += [("merge", {}), ("verify", {"level": rng.choice(("lineage", "replay"))})]
+        if store.ended is not None and (store.ended[1] == 1).any():
+            found += [("corrupt_and_heal", {"what": rng.choice(SPOILT), "at": rng.randrange(10**6)})] * 2
+        return found
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("ZMEND_WALKS", "1"))))
+def test_a_walk_over_all_rules(seed: int) -> None:
+    walk = Walk(seed)
+    walk.take(24)
+    assert len(walk.steps) >= 7, walk.steps
