@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import click
 
 from pipeline.cli.root import as_json, say
@@ -40,8 +38,11 @@ def view(store: str, port: int, to: str | None, base_url: str, source_url: str, 
 
 
 def wait() -> None:
-    """Until somebody presses Ctrl-C."""
+    """Until somebody presses Ctrl-C or asks the process to end; where a shell made it deaf to Ctrl-C, too."""
+    import signal
     import threading
 
-    with contextlib.suppress(KeyboardInterrupt):
-        threading.Event().wait()
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    ended.wait()
