@@ -104,7 +104,6 @@ class Disk:
 
     def sync(self, keys: Iterable[str]) -> None:
         paths = [self.root / k for k in keys]
-        reach("fsync", str(self.root), paths)
         for path in paths:
             _fsync(path)
         self._sync_folders({p.parent for p in paths})

@@ -350,6 +350,7 @@ class Volume:
                 do="let one process at a time write to a store; check the disk",
             )
         keys = self.keys(box)
+        reach("fsync", str(box), [self.files.local / k for k in keys] if self.files.local is not None else ())
         self.files.sync(keys)
         return Written(sum(s.size for s in self.files.stats(keys) if s), voxels_sha256(back))
 

@@ -87,8 +87,8 @@ def worker_is(deed: str, codes: set[int]) -> Callable[[Stage, random.Random, Out
     """A worker dies, or is out of memory; the others, and the one that replaces it, do its slabs."""
 
     def play(stage: Stage, rng: random.Random, outcome: Outcome) -> Outcome:
-        # each process meets memory's end at its second slab: at its first, nobody would ever do any
-        outcome.what = spot(stage, rng).format(deed) if deed == "kill" else f"{rng.choice(['read', 'restore', 'record'])}=memory@2"
+        # each process meets memory's end at its fourth slab: at its first, nobody would ever do any
+        outcome.what = spot(stage, rng).format(deed) if deed == "kill" else f"{rng.choice(['read', 'restore', 'record'])}=memory@4"
         return went(stage, outcome, over(begin(stage, faults=outcome.what)), codes)
 
     return play
