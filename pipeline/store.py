@@ -233,7 +233,7 @@ def _build(files: Files, source: Volume, mode: Mode, grid: dict[str, Any], extra
         _put_group(aside, source.zarr_format, _fill(aside, source, mode, grid, extra, spread))
         aside.sync([s.key for s in aside.walk()])
         temporary.rename(path)
-    except OSError:
+    except (OSError, VolumeError):  # also where who was faster has swept away what is half made here
         if _is_free(files):
             raise
         return False

@@ -6,11 +6,14 @@ import errno
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.errors import UsageError
 from pipeline.failpoint import DEEDS, ENV, MARKS, POINTS, RAISED, SEED, Order, armed, parse, reach
+from pipeline.store import create_output, made_arrays, sweep_beside
+from pipeline.volume import Volume
 from tests.faults.harness import Stage, World
 
 
@@ -102,3 +105,22 @@ def test_memory_that_runs_out_is_no_bug(tmp_path: Path) -> None:
     assert stage.run(faults="attrs=memory@2") == 7
     assert "zmend: memory ran out" in stage.said.read_text()
     assert "make slabs smaller (site.slab_px)" in stage.said.read_text()
+
+
+def test_a_maker_whose_half_made_store_is_swept_away_finds_the_one_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two make the store; the faster one ends and sweeps while the other has made its first array."""
+    world = World(tmp_path / "plain", "plain").make()
+    out, source = str(tmp_path / "out.zarr"), Volume.open(world.folder / "raw.zarr")
+    how: dict[str, Any] = {"mode": "volume", "chunk_yx": 32, "shard_yx": None, "extra": {}}
+
+    def overtaken(uri: str, **array: Any) -> Volume:
+        monkeypatch.undo()
+        made = Volume.create(uri, **array)
+        create_output(out, source, **how)
+        sweep_beside(out)
+        return Volume.open(made.uri)
+
+    monkeypatch.setattr(Volume, "create", overtaken)
+    create_output(out, source, **how)
+    assert [p.name for p in tmp_path.glob("*out.zarr*")] == ["out.zarr"]
+    assert made_arrays(out).keys() == {"overlay", "labels"}
