@@ -58,7 +58,7 @@ def said(out: str) -> dict[str, str]:
     for stored in files.walk():
         key, body = stored.key, files.read(stored.key)
         assert body is not None
-        if key.startswith(("zmend/runs/", "zmend/plans/", "zmend/flags/", "zmend/kept/", "zmend/records/retired/")) or key in ("zmend/merge.json", "zarr.json"):
+        if key.startswith(("zmend/runs/", "zmend/plans/", "zmend/flags/", "zmend/kept/", "zmend/records/retired/")) or key in ("zmend/merge.json", "zmend/seal.json", "zarr.json"):
             continue
         if key == "zmend/certificate.json":
             told = json.loads(body)
