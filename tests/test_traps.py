@@ -23,7 +23,7 @@ SLURM and dask-jobqueue
     two drivers share one scheduler's file                       test_of_two_drivers_the_second_waits_for_the_first
     an interface that is not there is a traceback                test_an_interface_that_is_not_there_is_named_and_nothing_is_submitted
     YAML reads a walltime as a number                            test_yaml_reads_a_bare_walltime_as_a_number
-    cron ends a command at %                                     test_no_line_of_the_crontab_is_cut_short
+    cron ends a command at %                                     test_a_crontab_line_is_one_command_of_the_shell
 S3
     an answer that is lost hides a write that was made           test_create_has_one_winner_even_when_answers_are_lost
     of two that create one object both may win                   test_create_has_one_winner_of_sixteen
