@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -264,8 +266,10 @@ class Stranger(Echo):
     def __call__(self, row):
         from pipeline.errors import UnfitWorkerError
 
-        if _once(self.marks, "first"):
-            Path(self.marks, "pid").write_text(str(os.getpid()))
+        mine = Path(self.marks, f"{os.getpid()}.{threading.get_ident()}")
+        mine.write_text(str(os.getpid()))
+        with suppress(FileExistsError):
+            os.link(mine, Path(self.marks, "pid"))  # whole or not there: workers have several threads
         if (Path(self.marks) / "pid").read_text() == str(os.getpid()):
             raise UnfitWorkerError("no GPU here")
         return super().__call__(row)

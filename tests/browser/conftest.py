@@ -15,6 +15,10 @@ PATIENCE_MS = 120_000  # the machine may be busy with other tests
 WEBGL = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]  # on the processor, for Neuroglancer
 
 
+# What the browser has not laid out yet has no inner text, and how far it has come depends on the machine.
+LAID_OUT = "document.querySelectorAll('*').forEach((e) => (e.style.contentVisibility = 'visible'))"
+
+
 @dataclass
 class Watched:
     """A page, and everything that it did besides showing itself."""
@@ -57,6 +61,7 @@ def browse(chromium: Any) -> Iterator[Any]:
         watched.page.on("pageerror", lambda e: watched.errors.append(str(e)))
         watched.page.on("dialog", lambda d: (watched.dialogs.append((d.type, d.message)), d.accept()))
         watched.page.goto(path.absolute().as_uri())
+        watched.page.evaluate(LAID_OUT)
         opened.append((context, watched))
         return watched
 
