@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import ConfigError
+from pipeline.objects import bare
 from pipeline.recipe import Recipe
 from pipeline.site import ELSEWHERE, Site
 
@@ -23,7 +24,7 @@ class _Part(BaseModel):
 
 
 class VolumeConfig(_Part):
-    """The source: an OME-Zarr image or a bare Zarr array. It is never written."""
+    """The source: an OME-Zarr image, a bare Zarr array, Neuroglancer precomputed or N5. It is never written."""
 
     path: str
     level: int = Field(0, ge=0)
@@ -163,6 +164,7 @@ def _keys(parents: list[str]) -> list[str]:
 
 def _beside(config: Config, folder: Path) -> Config:
     def at(p: str) -> str:
+        p = bare(p)
         local = Path(p.removeprefix("file://")).expanduser()
         return p if "://" in p.removeprefix("file://") else str(folder / local)  # an absolute one stays itself
 

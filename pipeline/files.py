@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pipeline.disk import Disk
 from pipeline.errors import VolumeError
-from pipeline.objects import Objects, Stored
+from pipeline.objects import Objects, Stored, bare
 
 if TYPE_CHECKING:
     from pipeline.bucket import Bucket
@@ -25,6 +25,7 @@ class Files:
     """
 
     def __init__(self, uri: str) -> None:
+        uri = bare(uri)
         local = "://" not in uri or uri.startswith("file://")
         _refuse_impossible(uri)
         self.uri = str(Path(uri.removeprefix("file://")).expanduser().absolute()) if local else uri.rstrip("/")

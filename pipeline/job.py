@@ -27,7 +27,7 @@ from pipeline.files import Files, split
 from pipeline.flags import Flag, Flags, mask_window, threshold, upsample
 from pipeline.intensity import measure
 from pipeline.ledger import Ledger
-from pipeline.merge import check_pyramid
+from pipeline.merge import check_mergeable
 from pipeline.plan import Geometry, Plan, Slab, hashed, make
 from pipeline.recipe import Recipe, digest, reseeded
 from pipeline.restorer import Needs, Restorer, load, proven
@@ -69,7 +69,7 @@ def propose(config: Config, *, none_is_fine: bool = False) -> Proposal:
     source = Volume.open(config.volume.path, level=config.volume.level, voxel_nm=config.volume.voxel_size_nm)
     _check_intensity(config.recipe, source)
     if config.output.mode == "volume":
-        check_pyramid(source)
+        check_mergeable(source)
     recipe = config.recipe.model_copy(update={"batch": config.recipe.batch or _batch(config, source)})
     restorer, needs = load(recipe, source.voxel_nm)
     _refuse_weights(proven(restorer), recipe)

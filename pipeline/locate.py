@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from pipeline.errors import VolumeError
 from pipeline.files import Files
+from pipeline.foreign import find, layout_as
 from pipeline.layout import Layout, parse_layout
 from pipeline.ome import Image, Json, Voxel, parse_image
 
@@ -22,6 +23,7 @@ class Place:
     image: Image | None = None
     group: Files | None = None
     level: int = 0
+    foreign: str = ""  # precomputed | n5; Zarr, if empty
 
     @property
     def voxel_nm(self) -> Voxel | None:
@@ -72,7 +74,7 @@ def locate(files: Files, level: int) -> Place:
     """The array at an address, or the given level of the image there. Raises VolumeError that says what is there."""
     node = node_at(files)
     if node is None:
-        _not_zarr(files)
+        return _foreign(files, level)
     doc, attributes = node
     if "shape" in doc:
         return _in_image(Place(files, doc, attributes), level)
@@ -88,6 +90,14 @@ def locate(files: Files, level: int) -> Place:
     if found is None or "shape" not in found[0]:
         raise VolumeError(f"level {level} is not there", where=array.uri, why="the group lists it", do="fetch it again")
     return Place(array, *found, image, files, level)
+
+
+def _foreign(files: Files, level: int) -> Place:
+    """What lies there and is not Zarr."""
+    found = find(files, level)
+    if found is None:
+        _not_zarr(files)
+    return Place(found.files, found.doc, found.attributes, found.image, found.group, found.level, found.kind)
 
 
 def _in_image(alone: Place, level: int) -> Place:
@@ -117,7 +127,8 @@ def _as_level(alone: Place, up: int) -> Place | None:
 def layout_of(place: Place, *, mask: bool = False) -> Layout:
     """How the array lies in its store; a mask may be of any integer type. Raises VolumeError."""
     try:
-        return parse_layout(place.doc, place.attributes, place.image.names if place.image else None, mask=mask)
+        names = place.image.names if place.image else None
+        return layout_as(place.foreign, parse_layout(place.doc, place.attributes, names, mask=mask), place.doc)
     except VolumeError as error:
         error.where = error.where or place.files.uri
         raise
@@ -136,7 +147,7 @@ def _not_zarr(files: Files) -> NoReturn:
         what, do = "this folder is empty", "check the path"
     else:
         inner = [n for n in names if (files.local is None or (files.local / n).is_dir()) and node_at(files / n)]
-        what = "this folder is not Zarr: it has neither zarr.json nor .zarray nor .zgroup"
+        what = "this folder is not Zarr: it has neither zarr.json nor .zarray nor .zgroup "
         do = f"name one of these inside it: {', '.join(inner)}" if inner else "check the path"
     raise VolumeError(what, where=files.uri, do=do)
 

@@ -167,8 +167,18 @@ def _noted(files: Files) -> dict[str, Any]:
     return noted if isinstance(noted, dict) else {}
 
 
-def check_pyramid(source: Volume) -> None:
-    """Raises VolumeError where the coarser levels are not whole multiples: better said before anything is restored."""
+def check_mergeable(source: Volume) -> None:
+    """Raises VolumeError where no merged volume can be made: better said before anything is restored.
+
+    That is of a source whose chunks are not Zarr, and of one whose coarser levels are not whole multiples.
+    """
+    if source.foreign:
+        raise VolumeError(
+            f"no merged volume can be made of a source that is {source.foreign}",
+            where=source.uri,
+            why="a merge takes over the source's own chunks, as they lie, and these are not Zarr",
+            do="set  output: {mode: overlay}  and lay that over the source where it is read; or convert the source",
+        )
     levels = source.pyramid()
     for fine, coarse in pairwise(levels):
         _step(fine, coarse)

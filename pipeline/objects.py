@@ -5,6 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
+KINDS = ("precomputed://", "n5://")  # Neuroglancer names the kind of a volume so; ours is seen by what lies there
+
+
+def bare(uri: str) -> str:
+    """An address without the kind that Neuroglancer puts before it."""
+    return next((uri.removeprefix(kind) for kind in KINDS if uri.startswith(kind)), uri)
+
 
 class Stored(NamedTuple):
     """What is known of an object without reading it."""

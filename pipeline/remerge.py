@@ -19,7 +19,7 @@ from pipeline.job import current_plan, open_job
 from pipeline.kept import Kept
 from pipeline.ledger import Ledger, sweep
 from pipeline.lock import StoreLock
-from pipeline.merge import forget_merge, merge
+from pipeline.merge import check_mergeable, forget_merge, merge
 from pipeline.plan import Plan, Slab
 from pipeline.runlog import RunLog, new_name
 from pipeline.seal import Seal
@@ -47,6 +47,7 @@ def remerge(
             do="run it to its end first: zmend run zmend.yaml",
         )
     job = open_job(out, plan.hash)
+    check_mergeable(job.source)
     with StoreLock(out) as lock, Seal(out, on_event, lock.held):
         sweep(out)
         left = _leave_out(out, plan, judged, lock, on_event) if judged else {}

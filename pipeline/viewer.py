@@ -116,6 +116,12 @@ def _size(plan: Plan) -> Voxel | None:
 def _parts(out: str, plan: Plan, store: str, source_at: str | None) -> Parts:
     """What there is to show, of a store at the URL `store` and a source at `source_at`."""
     source, labels = _source(plan), Volume.open(f"{out}/{LABELS}/0")
+    if source.foreign:  # Neuroglancer counts its voxels from another origin than ours
+        raise UsageError(
+            f"zmend view shows no source that is {source.foreign}",
+            where=source.uri,
+            do=f"open {source.foreign}://… and zarr://…/{OVERLAY} in Neuroglancer as two layers; or zmend report {out}",
+        )
     restored, sizes = Volume.open(out), dimensions(source, _size(plan))
     window = plan.header["recipe"]["intensity"]
     spread = Volume.open(f"{out}/{UNCERTAINTY}") if has_uncertainty(out) else None

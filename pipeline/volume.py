@@ -30,6 +30,7 @@ from pipeline.locate import layout_of, locate, node_at
 from pipeline.objects import Stored
 from pipeline.ome import ZYX_NAMES, Image, Json, Voxel, nm_text
 from pipeline.shard import present_in
+from pipeline.tensors import open_voxels
 from pipeline.zarrstore import Blind, Counted, path_in, zarr_store
 
 Voxels = NDArray[Any]  # uint8 or uint16, (z, y, x)
@@ -60,6 +61,7 @@ class Volume:
     voxel_nm: Voxel | None
     zarr_format: Literal[2, 3]
     fill_value: int
+    foreign: str  # precomputed | n5, which are read only; Zarr, if empty
 
     @classmethod
     def open(
@@ -71,7 +73,8 @@ class Volume:
         writable: bool = False,
         mask: bool = False,
     ) -> Volume:
-        """Open a level of an OME-Zarr image (0.4, 0.5), an array inside one, or an array alone (Zarr v2, v3, sharded).
+        """Open a level of an OME-Zarr image (0.4, 0.5), an array inside one, or an array alone (Zarr v2, v3, sharded);
+        or a level of a Neuroglancer precomputed or N5 volume, to read.
 
         `uri` is a local path or an fsspec URL (http:// is read-only). `voxel_nm` (z, y, x) overrules the metadata.
         A volume is uint8 or uint16; with `mask` it may be bool or any integer.
@@ -130,10 +133,13 @@ class Volume:
         self._is_mask = mask
         self._place = locate(asked, level)
         self.uri, self.level, self.files, self.writable = asked.uri, self._place.level, self._place.files, writable
+        self.foreign = self._place.foreign
         self.voxel_nm = self._place.voxel_nm if voxel_nm is None else _checked(voxel_nm)
         self._describe()
         if writable and self.files.web:
             raise VolumeError("the web is read-only", where=self.uri, do="write to a local path or an object store")
+        if writable and self.foreign:
+            raise VolumeError(f"{self.foreign} volumes are only read", where=self.uri, do="write to a Zarr array")
         self._connect()
 
     def _describe(self) -> None:
@@ -143,6 +149,9 @@ class Volume:
         self.dtype, self.fill_value, self.zarr_format = np.dtype(layout.dtype), layout.fill_value, layout.zarr_format
 
     def _connect(self) -> None:
+        if self.foreign:
+            self._array = self._counted = open_voxels(self.foreign, self.files, self.root, self.level)
+            return
         self._counted, self._array = self._open(Counted(zarr_store(self.files, writable=False)), "r")
         if self.writable:
             self._blind, self._writer = self._open(Blind(zarr_store(self.files, writable=True)), "r+")
