@@ -129,7 +129,7 @@ def reasons(document: dict[str, Any]) -> None:
     for column in ("reason", "slabs", "such as"):
         table.add_column(column)
     for why, count in document["counts"].items():
-        some = [f"z {_span(r['write'])}{', ' + r['detail'] if r['detail'] else ''}" for r in todo if r["why"] == why]
+        some = [f"z {span(r['write'])}{', ' + r['detail'] if r['detail'] else ''}" for r in todo if r["why"] == why]
         table.add_row(why, str(count), escape("\n".join(some[:SHOWN_SLABS]) + "\n…" * (len(some) > SHOWN_SLABS)))
     out.print(table)
     if back := document["taken_back"]:
@@ -144,7 +144,8 @@ def night(document: dict[str, Any]) -> None:
     out.print(f"this page: {escape(document['page'])}")
 
 
-def _span(write: list[Any]) -> str:
+def span(write: list[Any]) -> str:
+    """A box as people write it: half-open, z, y, x."""
     (z0, y0, x0), (z1, y1, x1) = write
     return f"{z0}:{z1}, {y0}:{y1}, {x0}:{x1}"
 
@@ -239,7 +240,7 @@ def story(document: dict[str, Any]) -> None:
         "voxel": ",".join(map(str, document["at"])),
         "label": f"{document['label']}, {document['meaning']}" + _because(document["why_left"]),
         "value": f"{document['value']}, in the source {document['source_value']}",
-        "flags": "\n".join(_flag(f) for f in document["flags"]) or "none",
+        "flags": "\n".join(flag_words(f) for f in document["flags"]) or "none",
     }
     if spread := document["uncertainty"]:
         rows["uncertainty"] = f"{spread['grey_levels']:g} grey levels of 0..255"
@@ -260,7 +261,8 @@ def _because(why: str) -> str:
     return f": {why}" if why else ""
 
 
-def _flag(flag: dict[str, Any]) -> str:
+def flag_words(flag: dict[str, Any]) -> str:
+    """A flag in a line."""
     (z0, y0, x0), (z1, y1, x1) = flag["box"]
     said = " by ".join(filter(None, (f"{flag['class']} in {z0}:{z1}, {y0}:{y1}, {x0}:{x1}", flag["source"])))
     return said + (f", mask {flag['mask']}" if flag["mask"] else "") + (f" ({flag['note']})" if flag["note"] else "")

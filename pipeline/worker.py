@@ -99,10 +99,15 @@ def _fit(post: Post) -> Bench | UnfitWorkerError:
 def _unfit(why: str) -> UnfitWorkerError:
     return UnfitWorkerError(
         "a worker is not fit for this run",
-        where=f"{socket.gethostname()}, process {os.getpid()}",
+        where=_here(),
         why=why,
         do="`zmend doctor --site` on that host tells more; finished slabs are kept, and others do this worker's",
     )
+
+
+def _here() -> str:
+    """This process, for people."""
+    return f"{socket.gethostname()}, process {os.getpid()}"
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ class Task:
         slab, clock = Slab.of(row), Clock()
         with _lane(self.post), bench(self.post).place_for(slab) as job:
             record = restore(slab, job, run=self.run, on_step=_fenced(clock, self.post), **self.orders.get(slab.id, {}))
-        return {**{k: record[k] for k in _ANSWER}, "stages": clock.stages}
+        return {**{k: record[k] for k in _ANSWER}, "stages": clock.stages, "worker": _here()}
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,7 @@ class Leave:
         with _lane(self.post), bench(self.post).place_for(slab) as job:
             more = self.orders.get(slab.id, {})
             record = leave(slab, job, self.why[slab.id], run=self.run, on_step=_fenced(clock, self.post), **more)
-        return {**{k: record[k] for k in _ANSWER}, "stages": clock.stages}
+        return {**{k: record[k] for k in _ANSWER}, "stages": clock.stages, "worker": _here()}
 
 
 @dataclass(frozen=True)
