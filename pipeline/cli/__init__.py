@@ -14,6 +14,7 @@ from pipeline.cli import (
     report,
     run,
     scan,
+    schema,
     status,
     train,
     verify,
@@ -24,7 +25,7 @@ from pipeline.cli.root import cli
 
 for _verb in (
     plan.plan, scan.scan, run.run, merge.merge, nightly.nightly, status.status, verify.verify, report.report, view.view,
-    export.export, demo.demo, doctor.doctor, train.train, evaluate.evaluate,
+    export.export, demo.demo, doctor.doctor, train.train, evaluate.evaluate, schema.schema,
 ):  # fmt: skip
     cli.add_command(_verb)
 

@@ -48,7 +48,7 @@ def nightly(
     asked, path = config_of(config, site), Path(config).resolve()
     folder = path.with_suffix(".nightly")
     if render is not None:
-        _print(render, asked.site, path, folder, _args(seek, sensitivity, level, site), at)
+        _print(render, asked.site, path, folder, _args(seek, sensitivity, level, site), at, as_json)
         return
     from pipeline import show
     from pipeline.errors import VerifyError
@@ -65,12 +65,12 @@ def nightly(
         raise SystemExit(4)
 
 
-def _print(kind: Any, site: Any, config: Any, folder: Any, args: list[str], at: str) -> None:
+def _print(kind: Any, site: Any, config: Any, folder: Any, args: list[str], at: str, as_json: bool) -> None:
     from pipeline.schedule import render
 
     text = render(kind, site, config, folder, args, at=at)
     folder.mkdir(exist_ok=True)  # cron and SLURM write their logs there, and make no folders
-    click.echo(text, nl=False)
+    say({"render": kind, "text": text}, as_json, lambda document: click.echo(document["text"], nl=False))
 
 
 def _args(seek: bool, sensitivity: str, level: str, site: str | None) -> list[str]:

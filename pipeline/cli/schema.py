@@ -1,0 +1,30 @@
+"""zmend schema: what --json prints, as JSON Schema."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from pipeline.errors import UsageError
+
+
+@click.command()
+@click.argument("verb", required=False)
+def schema(verb: str | None) -> None:
+    """Print the JSON Schema of what `zmend VERB --json` prints; without a verb, the verbs that have one.
+
+    \b
+    zmend schema status > status.schema.json
+
+    train and evaluate write their JSON into files of their own: progress.jsonl, metrics.json.
+    """
+    from pipeline.documents import VERBS
+    from pipeline.documents import schema as of
+
+    if verb is None:
+        click.echo("\n".join(VERBS))
+        return
+    if verb not in VERBS:
+        raise UsageError(f"'{verb}' prints no JSON document", do=f"name one of {', '.join(VERBS)}")
+    click.echo(json.dumps(of(verb), indent=1))
