@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jsonschema import Draft202012Validator
 from skimage.io import imread
 
+from pipeline.documents import schema
 from pipeline.verify import verify
 from tests.jobs import command
 
@@ -19,6 +21,7 @@ def test_the_demo_mends_verifies_and_draws(tmp_path: Path) -> None:
     assert process.returncode == 0, err
     document = json.loads(out)
     assert document["verified"] is True
+    Draft202012Validator(schema("demo")).validate(document)
     assert [m["method"] for m in document["methods"]] == ["constant grey", "linear", "nearest"]
     scores = {m["method"]: m["PSNR dB"] for m in document["methods"]}
     assert scores["linear"] > scores["constant grey"], "interpolation beats a grey section on a phantom that drifts"
