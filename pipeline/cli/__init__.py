@@ -4,6 +4,7 @@ root is what verbs share, entry where they are called from, handover the way to 
 """
 
 from pipeline.cli import (
+    completion,
     demo,
     doctor,
     evaluate,
@@ -26,7 +27,9 @@ from pipeline.cli.root import cli
 for _verb in (
     plan.plan, scan.scan, run.run, merge.merge, nightly.nightly, status.status, verify.verify, report.report, view.view,
     export.export, demo.demo, doctor.doctor, train.train, evaluate.evaluate, schema.schema,
+    completion.completion,
 ):  # fmt: skip
     cli.add_command(_verb)
+completion.complete_files(cli)
 
 __all__ = ["cli", "main"]

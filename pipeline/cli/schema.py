@@ -9,8 +9,14 @@ import click
 from pipeline.errors import UsageError
 
 
+def _verbs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    from pipeline.documents import VERBS
+
+    return [verb for verb in VERBS if verb.startswith(incomplete)]
+
+
 @click.command()
-@click.argument("verb", required=False)
+@click.argument("verb", required=False, shell_complete=_verbs)
 def schema(verb: str | None) -> None:
     """Print the JSON Schema of what `zmend VERB --json` prints; without a verb, the verbs that have one.
 
