@@ -22,7 +22,7 @@ def test_a_requeued_driver_takes_its_own_lock(job, restarts, mine, tmp_path: Pat
     (tmp_path / "zmend").mkdir()
     (tmp_path / "zmend/lock").write_text(json.dumps({"host": "a-lost-node", "pid": 1, "started": "x", "slurm": ["c", "7", 0]}))
     monkeypatch.setenv("SLURM_CLUSTER_NAME", "c")
-    monkeypatch.setenv("SLURM_CONF", "/nowhere")  # a cluster that runs for other tests knows no job 7, and would say so
+    monkeypatch.setenv("PATH", "/nowhere")  # a cluster that runs for other tests knows no job 7, and would say so
     for key, value in (("SLURM_JOB_ID", job), ("SLURM_RESTART_COUNT", restarts)):
         monkeypatch.setenv(key, value) if value is not None else monkeypatch.delenv(key, raising=False)
     if mine:
