@@ -277,7 +277,10 @@ def _peers(folder: Path | None) -> dict[str, Method]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "zmend evaluate", description="Compare the restorer with simple and learned methods on real sections."
+        "zmend evaluate",
+        description="Compare the restorer with simple and learned methods on real sections."
+        "\n\nzmend evaluate --data stacks --tasks vnc1 --out evaluation",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--data", type=Path, required=True, help="folder of manifest.json and the npz files it names (vnc_stack1, ...)")

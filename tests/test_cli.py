@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import re
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from pipeline.cli import cli
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "dask", "distributed", "zarr", "numpy", "rich", "pydantic", "yaml")
@@ -46,10 +52,42 @@ def test_help_takes_less_than_a_third_of_a_second_of_cpu() -> None:
     assert min(taken) < 0.3
 
 
-@pytest.mark.parametrize("verb", ["plan", "run", "merge", "status", "verify", "demo", "doctor"])
-def test_help_of_each_verb_opens_with_a_runnable_example(verb: str) -> None:
-    text = zmend(verb, "--help").stdout
-    assert f"zmend {verb}" in text.split("Options:")[0].split("\n", 2)[2]
+@pytest.mark.parametrize("verb", sorted(cli.commands.keys() - {"evaluate"}))
+def test_help_of_each_verb_opens_with_examples_that_can_be_typed(verb: str) -> None:
+    found = re.findall(rf"^ *zmend {verb}(?: (.*?))?(?:  .*)?$", cli.commands[verb].help or "", re.M)
+    assert found, "help opens with an example"
+    for line in found:
+        args = shlex.split(re.split(r" (?:>>?|[|]) ", line)[0])
+        with cli.commands[verb].make_context(verb, args):
+            pass  # an option that does not exist, or a value that is refused, is an error
+
+
+def test_help_of_evaluate_opens_with_an_example() -> None:
+    assert "zmend evaluate --" in zmend("evaluate", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [(["plam"], "Did you mean 'plan'?"), (["run", "x.yaml", "--dry-rum"], "Did you mean '--dry-run'?"),
+     (["verify", "x", "--level", "digest"], "digests"), (["schema", "pln"], "did you mean 'plan'?")],
+    ids=["verb", "option", "choice", "schema"],
+)  # fmt: skip
+def test_what_was_probably_meant(args: list[str], words: str) -> None:
+    found = zmend(*args)
+    assert found.returncode == 2 and words in found.stderr
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_no_color_is_honoured_on_a_terminal(no_color: str, tmp_path: Path) -> None:
+    """Of a terminal that can, in a verb that has something to warn of: colours, and none where NO_COLOR is set."""
+    ours, theirs = pty.openpty()
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "NO_COLOR": no_color}
+    code = "from pipeline import show; show.findings({'findings': [{'name': 'n', 'ok': False, 'detail': 'd', 'do': 'x'}]})"
+    done = subprocess.run([sys.executable, "-c", code], stdout=theirs, env=env, check=True)
+    os.close(theirs)
+    seen = os.read(ours, 65536).decode()
+    assert done.returncode == 0 and "FAIL" in seen
+    assert ("\x1b[31m" in seen) == (no_color == "")
 
 
 @pytest.mark.parametrize(

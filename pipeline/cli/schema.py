@@ -25,6 +25,8 @@ def schema(verb: str | None) -> None:
 
     train and evaluate write their JSON into files of their own: progress.jsonl, metrics.json.
     """
+    import difflib
+
     from pipeline.documents import VERBS
     from pipeline.documents import schema as of
 
@@ -32,5 +34,7 @@ def schema(verb: str | None) -> None:
         click.echo("\n".join(VERBS))
         return
     if verb not in VERBS:
-        raise UsageError(f"'{verb}' prints no JSON document", do=f"name one of {', '.join(VERBS)}")
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        do = f"did you mean '{near[0]}'?" if near else f"name one of {', '.join(VERBS)}"
+        raise UsageError(f"'{verb}' prints no JSON document", do=do)
     click.echo(json.dumps(of(verb), indent=1))
