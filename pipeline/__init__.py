@@ -20,7 +20,7 @@ fitness     can the site do the job? doctor asks       report      pages to look
 
 Of what was and what counts: state, what a run found in force; force, what a pass over the records finds, and retiring
 them; kept, chunks out of force; revert, back to a state; verdicts and review, what people say of slabs; remerge, a
-merge of what they accepted; signature, who vouches for it.
+merge of what they accepted; signature, who vouches for it; takeover, from what is in force to a new plan; prune, room.
 
 Of the driver, besides: ids and slabs in columns; pace, queue and flight of the slabs in hand; packfile and packs, many
 records in one file; failpoint, where tests make a process fail.

@@ -31,6 +31,7 @@ Cause = Literal["fatal", "transient", "lost", "cut off", "memory", "unfit", "err
 HOPELESS = 10  # failures without a single success, or slabs given up in a row: everything fails alike, so stop
 AGREE = 2  # workers on which a slab fails alike before it is the slab's own fault
 BASE_S, CAP_S = 1.0, 60.0  # the first wait after a failure that may pass, and the longest
+PASSING = ("transient", "lost", "memory")  # a slab that was given up for these is tried again by the next run
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 # By name, since not everyone who judges has torch or dask at hand.

@@ -37,6 +37,7 @@ REASONS = (
     "cut anew",
     "record spoiled",
     "chunks lost",
+    "failed before",
 )
 
 
@@ -79,6 +80,7 @@ class Former:
     ledger: Ledger
     done: set[str] = field(default_factory=set)  # with a record that can be trusted
     spoiled: set[str] = field(default_factory=set)
+    passing: dict[str, str] = field(default_factory=dict)  # given up for what may have passed, and why
     lost: set[str] = field(default_factory=set)  # with a record, and without all of its chunks
     made: dict[int, list[Made]] = field(default_factory=lambda: defaultdict(list))  # by section
     used: set[Made] = field(default_factory=set)
@@ -99,6 +101,7 @@ class Former:
             else:
                 whole = all(tuple(c[0]) in there for c in record["chunks"] for there in arrays[: len(c) - 2])
                 (self.done if whole else self.lost).add(slab_id)
+                self.passing |= {slab_id: record["quarantined"]} if record.get("may_pass") else {}
         return self
 
     @cached_property
@@ -115,6 +118,8 @@ class Former:
 
     def reason(self, slab: Slab) -> Reason:
         """Why a slab of the proposal is done, or is not."""
+        if slab.id in self.passing:
+            return "failed before", self.passing[slab.id]
         if slab.id in self.done:
             return "unchanged", ""
         if slab.id in self.spoiled:

@@ -30,6 +30,7 @@ class Survey:
     made: dict[str, bytes] = field(default_factory=dict)  # run: ids of its whole records, sixteen bytes each
     broken: set[str] = field(default_factory=set)  # ids of records of which a chunk is gone
     attempts: dict[str, int] = field(default_factory=dict)  # of the slabs that were rejected before
+    passing: set[str] = field(default_factory=set)  # ids of slabs that were given up for what may have passed
     strays: list[list[Box]] = field(default_factory=list)  # of each array, the chunks that no record names
 
     @property
@@ -52,6 +53,7 @@ def survey(ledger: Ledger, arrays: Mapping[str, Volume]) -> Survey:
         for slab_id, record in known:
             if slab_id not in broken:
                 found.attempts |= {slab_id: record["attempt"]} if "attempt" in record else {}
+                found.passing |= {slab_id} if record.get("may_pass") else set()
                 made.setdefault(record["run"], bytearray()).extend(bytes.fromhex(slab_id))
         found.broken |= broken
     for _, record in ledger.retiring():  # a run was killed over it: its chunks are still to be kept

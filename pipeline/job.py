@@ -96,12 +96,14 @@ def propose(config: Config, *, none_is_fine: bool = False) -> Proposal:
     return Proposal(config, source, flags, plan, grain)
 
 
-def try_weights(proposal: Proposal) -> None:
-    """Load weights that somebody brought, once, before anything is made for them. Raises RestorerError."""
+def try_weights(proposal: Proposal, *, loaded: bool) -> None:
+    """Hold the weights against their digest, before anything is made or changed for them. Raises RestorerError.
+
+    loaded: whether those that somebody brought are loaded too, which takes seconds: once, before there is a store.
+    """
     recipe = proposal.config.recipe
-    if recipe.weights.endswith(".safetensors"):
-        restorer, _ = load(recipe.model_copy(update={"batch": 1}), proposal.source.voxel_nm)
-        _refuse_weights(proven(restorer, load=True), recipe)
+    restorer, _ = load(recipe.model_copy(update={"batch": 1}), proposal.source.voxel_nm)
+    _refuse_weights(proven(restorer, load=loaded and recipe.weights.endswith(".safetensors")), recipe)
 
 
 def _refuse_weights(why: str | None, recipe: Recipe) -> None:

@@ -70,10 +70,26 @@ class Kept:
                 raise OSError(f"other voxels came back from {name} chunk {box} of {array.uri} than were written")
 
     def drop(self, record: Json) -> None:
-        """Keep the chunks of a record no longer: they are in force."""
-        for name, array, box, _ in self._chunks(record):
-            for key in array.keys(box):
-                self.files.delete(f"{self._place(record, name)}/{key}")
+        """Keep the chunks of a record no longer: they are in force, or no revert needs them."""
+        self._fence()
+        for key in self._keys(record):
+            self.files.delete(key)
+
+    def held(self, record: Json) -> list[int]:
+        """Bytes of each object that is kept of a record."""
+        return [stored.size for stored in self.files.stats(self._keys(record)) if stored is not None]
+
+    def clear_empty(self) -> None:
+        """Remove what describes arrays of which nothing is kept any more."""
+        for run in (self.files / ROOT).names() or ():
+            here = self.files / f"{ROOT}/{run}"
+            if all(stored.key.rpartition("/")[2] in DOCUMENTS for stored in here.walk()):
+                self._fence()
+                here.clear()
+
+    def _keys(self, record: Json) -> list[str]:
+        chunks = ((self._place(record, name), array.keys(box)) for name, array, box, _ in self._chunks(record))
+        return [f"{place}/{key}" for place, keys in chunks for key in keys]
 
     def _held(self, record: Json, name: str, box: Box) -> Volume | None:
         """The array that holds a chunk: of what is kept; in force where its slab has only another id by now."""

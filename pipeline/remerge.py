@@ -82,7 +82,7 @@ def _leave_out(
         if unwanted:
             State.now(out, seen.made).keep(out, run_id)
             files.put(f"zmend/runs/{run_id}/verdicts.csv", judged.text)
-            files.delete(signature.KEY)
+            signature.take_away(out, run_id, tell)
             forget_merge(out)
         retire(ledger, unwanted, Kept(out, arrays, lock.held), run_id)
         erase(seen.strays, arrays)

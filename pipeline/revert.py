@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline import review
+from pipeline import review, signature
 from pipeline.attempts import OnEvent
 from pipeline.clone import Clone
 from pipeline.errors import RevertError, UsageError
@@ -74,7 +74,7 @@ def revert(
         job, change = _find(out, name, slabs, ledger, seen)
         tell({"kind": "begin", "run": run_id, "slabs": len(change.plan.slabs), "todo": len(change.back),
               "retired": len(change.stale)})  # fmt: skip
-        _act(out, change, seen, ledger, job, run_id, lock)
+        _act(out, change, seen, ledger, job, run_id, lock, tell)
         merged = has_merged(out) and (change.stale or change.back or read_merge(out) is None)
         if merged:
             tell({"kind": "merge", "done": 0, "of": 0})
@@ -200,7 +200,7 @@ def _check_source(found: dict[str, Json], plan: Plan, job: Job) -> None:
 
 
 def _act(
-    out: str, change: _Change, seen: Survey, ledger: Ledger, job: Job, run_id: str, lock: StoreLock
+    out: str, change: _Change, seen: Survey, ledger: Ledger, job: Job, run_id: str, lock: StoreLock, tell: OnEvent
 ) -> None:
     """Killed anywhere in here, the same revert goes on."""
     arrays = made_arrays(out)
@@ -209,6 +209,8 @@ def _act(
         now.keep(out, run_id)
         forget_merge(out)
     lock.held()
+    if "signature" not in change.beside.beside:
+        signature.take_away(out, run_id, tell)
     change.beside.put_beside(out, change.names)
     retire(ledger, change.stale, Kept(out, arrays, lock.held), run_id)
     erase(seen.strays, arrays)

@@ -11,19 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline import certificate, failpoint, review, signature
-from pipeline.attempts import Attempts, OnEvent, in_words
+from pipeline.attempts import PASSING, Attempts, OnEvent, in_words
 from pipeline.cluster import memory_per_worker, reap, threads_per_worker, visible_gpus
 from pipeline.crew import Crew
-from pipeline.errors import Interrupted, StoreLockedError, UsageError
-from pipeline.files import Files
-from pipeline.force import Survey, erase, retire, survey
+from pipeline.errors import Interrupted, StoreLockedError
 from pipeline.ids import Ids, column
 from pipeline.job import Proposal, bound, install, make_store, open_job, recipe_of, try_weights
-from pipeline.kept import Kept
 from pipeline.kin import kin
 from pipeline.ledger import Ledger, sweep
 from pipeline.lock import StoreLock, still_held
@@ -35,9 +29,9 @@ from pipeline.runlog import RunLog, new_name
 from pipeline.seal import Seal
 from pipeline.selftest import golden
 from pipeline.slabs import Slabs
-from pipeline.state import State
-from pipeline.store import drop_uncertainty, is_store, made_arrays, open_overlay, read_attrs, sweep_beside, update_attrs
+from pipeline.store import is_store, open_overlay, sweep_beside
 from pipeline.summary import summarise
+from pipeline.takeover import find, named, ordered, supersede
 from pipeline.verdicts import Verdicts
 from pipeline.worker import Leave, Post, Probe, Recheck, Task, budget
 
@@ -72,8 +66,7 @@ def run(
     stop, began = stop or Stop(), time.perf_counter()
     config, plan, out = proposal.config, proposal.plan, proposal.config.output.path
     key = signature.private_key(sign) if sign else None
-    if not is_store(out):
-        try_weights(proposal)
+    try_weights(proposal, loaded=not is_store(out))
     make_store(proposal)
     run_id = new_name()
     with (
@@ -85,7 +78,7 @@ def run(
         ledger = Ledger(out, lock.held)
         if asked := failpoint.armed():
             tell({"kind": "warning", "text": f"this run is made to fail: {failpoint.ENV}={asked}"})
-        named = _named(redo, ledger)
+        again = named(redo, ledger)
         grown = open_overlay(out).shape[0] < proposal.source.shape[0]  # its last chunks may well be new
         install(proposal)
         if not grown and _source_moved_on(proposal):
@@ -100,13 +93,13 @@ def run(
         ledger.pack()  # what a run that was killed left
         reap(config.site)  # jobs of a driver that was killed, before anything that they wrote is judged
         sweep(out)
-        ordered = _ordered(out, run_id, ledger, verdicts, tell) if verdicts else {}
-        seen, stale = _found(proposal, ledger, run_id, named, ordered)
+        orders = ordered(out, run_id, ledger, verdicts, tell) if verdicts else {}
+        seen, stale = find(proposal, ledger, run_id, again, orders)
         with Crew(config.site, tell, lambda: stop.requested) as crew:
-            kept = _keep(crew, proposal, _post(proposal, lock.name, anything=False), ledger, named)
+            kept = _keep(crew, proposal, _post(proposal, lock.name, anything=False), ledger, again)
             if stop.requested:
                 raise Interrupted("stopped before the first slab", where=out, why="asked to", do=GO_ON)
-            _supersede(proposal, ledger, run_id, seen, stale, lock)
+            supersede(proposal, ledger, run_id, seen, stale, lock, tell)
             retired, todo = len(stale) - kept, plan.slabs.but(ledger.done())
             lock.held()
             if todo or retired or kept:
@@ -114,9 +107,9 @@ def run(
             begun = {"slabs": len(plan.slabs), "todo": len(todo), "retired": retired, "kept": kept}
             tell({"kind": "begin", "run": run_id, **begun})
             moved, hope = Counter[str](), len(todo) < len(plan.slabs)
-            for attempt, slabs, orders in _by_attempt(todo, review.read(out)):
+            for attempt, slabs, told in _by_attempt(todo, review.read(out)):
                 post = _post(proposal, lock.name, anything=True, attempt=attempt)
-                moved += _work_off(slabs, crew, post, run_id, ledger, orders, hope=hope)
+                moved += _work_off(slabs, crew, post, run_id, ledger, told, hope=hope)
             ledger.pack()
             if not stop.requested:
                 _certify(crew, proposal, _post(proposal, lock.name, anything=bool(todo)))
@@ -192,11 +185,14 @@ def _work_off(
     *,
     hope: bool,
 ) -> Counter[str]:
-    """Restore the slabs. Those that were given up are left as they are, quarantined like what is not fit to keep."""
+    """Restore the slabs. Those that were given up are left as they are, quarantined like what is not fit to keep; where
+    the cause may pass, their records say so, and the next run tries again."""
     attempts = Attempts(crew.site.attempts, crew.tell, hope)
     moved = _told(crew, todo, Task(post, run_id, orders), attempts, ledger)
     if attempts.given_up and not crew.stopped():
         why = {slab.id: f"given up: {failure.words}" for slab, failure in attempts.given_up}
+        passing = [slab.id for slab, failure in attempts.given_up if failure.cause in PASSING]
+        orders = {**orders, **{i: {**orders.get(i, {}), "may_pass": True} for i in passing}}
         last = Attempts(crew.site.attempts, crew.tell)
         moved += _told(crew, [slab for slab, _ in attempts.given_up], Leave(post, run_id, why, orders), last, ledger)
         last.finish(strict=True)
@@ -235,68 +231,6 @@ def _certify(crew: Crew, proposal: Proposal, post: Post) -> None:
         raise
     except Exception as error:
         certificate.write(out, certificate.summarise(bound(plan), asked, [], in_words(error), failed=True))
-
-
-def _named(prefixes: Sequence[str], ledger: Ledger) -> set[str]:
-    """The recorded slabs whose ids begin so. Raises UsageError for one that names none."""
-    named = {p: {i for i in ledger.ids() if i.startswith(p)} for p in prefixes}
-    for prefix, found in named.items():
-        if not found or not prefix:
-            raise UsageError(f"no finished slab is called '{prefix}'", do="zmend verify names the slabs that it doubts")
-    return set().union(*named.values())
-
-
-def _ordered(out: str, run_id: str, ledger: Ledger, verdicts: Verdicts, tell: OnEvent) -> dict[str, Order]:
-    """What these verdicts ask for; they are kept with the run."""
-    Files(out).put(f"zmend/runs/{run_id}/verdicts.csv", verdicts.text)
-    found = review.orders(out, ledger, verdicts)
-    if same := len(verdicts.rejected) - len(found):
-        text = f"{same} slabs were ordered anew by this very file before; to reject what came of it, write another note"
-        tell({"kind": "warning", "text": text})
-    return found
-
-
-def _found(
-    proposal: Proposal, ledger: Ledger, run_id: str, redo: set[str], ordered: dict[str, Order]
-) -> tuple[Survey, set[str]]:
-    """What is in force, and of that the slabs that the plan does not share or that are to be made again. If that is not
-    just the plan, it is noted, so that it can be gone back to; nothing else is changed."""
-    plan, out = proposal.plan, proposal.config.output.path
-    seen, table = survey(ledger, made_arrays(out)), review.read(out) | ordered
-    stale = redo | seen.broken | _not_in(plan.slabs.ids, seen.ids) | _rejected(table, seen)
-    if stale or len(seen.ids) < len(plan.slabs) or read_attrs(out)["zmend"].get("head") != plan.hash:
-        State.now(out, seen.made).keep(out, run_id)
-    if ordered:
-        review.write(out, table)
-    return seen, stale
-
-
-def _supersede(
-    proposal: Proposal, ledger: Ledger, run_id: str, seen: Survey, stale: set[str], lock: StoreLock
-) -> None:
-    """Put the plan in force. What goes is retired, and its chunks are kept."""
-    plan, out = proposal.plan, proposal.config.output.path
-    arrays = made_arrays(out)
-    if stale or len(seen.ids) < len(plan.slabs) or read_attrs(out)["zmend"].get("head") != plan.hash:
-        Files(out).delete(signature.KEY)
-    retire(ledger, stale, Kept(out, arrays, lock.held), run_id)
-    erase(seen.strays, arrays)
-    if not certificate.is_current(out, bound(plan)):
-        certificate.forget(out)
-    update_attrs(out, zmend={"head": plan.hash, "weights": plan.header["restorer"]["digest"]})
-    if not proposal.config.recipe.uncertainty:
-        drop_uncertainty(out, proposal.source, mode=proposal.config.output.mode)
-
-
-def _not_in(wanted: NDArray[np.bytes_], ids: Ids) -> set[str]:
-    """The ids that the plan does not share."""
-    return set(Ids(ids.raw[Ids.of(wanted).at(ids.raw) < 0]))
-
-
-def _rejected(table: dict[str, Order], seen: Survey) -> set[str]:
-    """Slabs whose record is of another attempt than they are at now."""
-    ids = seen.ids
-    return {i for i, order in table.items() if i in ids and seen.attempts.get(i, 0) != order["attempt"]}
 
 
 def _source_moved_on(proposal: Proposal) -> bool:

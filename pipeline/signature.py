@@ -3,12 +3,14 @@
 zmend/signature.json     {"schema", "head", "records", "public", "signature"}
 
 The plan binds flags and recipe, a record binds its inputs and the sha256 of its chunks. Whatever changes what is in
-force removes the signature. Keys are PEM files, as `openssl genpkey -algorithm ed25519` makes them.
+force moves the signature to zmend/runs/<run>/signature.json. Keys are PEM files, as
+`openssl genpkey -algorithm ed25519` makes them.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,7 @@ from pipeline.store import read_attrs
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+AGAIN = "zmend run CONFIG --sign KEY signs it again"
 KEY, SCHEMA = "zmend/signature.json", "zmend-signature/1"
 MAKE = "openssl genpkey -algorithm ed25519 -out key.pem && openssl pkey -in key.pem -pubout -out public.pem"
 
@@ -41,6 +44,33 @@ def sign(out: str, key: Ed25519PrivateKey) -> str:
     return public
 
 
+def take_away(out: str, run: str, tell: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
+    """What was signed will not be in force any more: the signature becomes history of that run, and that is told."""
+    files = Files(out)
+    if files.stat(KEY) is not None:
+        files.move(KEY, f"zmend/runs/{run}/signature.json")
+        tell({"kind": "warning", "text": f"the signature is taken away: this run changes what it vouched for; {AGAIN}"})
+
+
+def taken_by(out: str) -> str:
+    """The run that took the last signature away; empty where the store is signed, or never was."""
+    runs = Files(out) / "zmend/runs"
+    names = sorted(runs.names() or ()) if Files(out).stat(KEY) is None else []
+    found = zip(names, runs.stats([f"{n}/signature.json" for n in names]), strict=True)
+    return max((n for n, there in found if there), default="")
+
+
+def said(out: str) -> str:
+    """Whether a store is signed, in words; nothing is proved."""
+    raw = Files(out).read(KEY)
+    if raw is None:
+        return f"no longer: run {run} took the signature away" if (run := taken_by(out)) else "no"
+    try:
+        return f"by the owner of {str(json.loads(raw)['public'])[:16]}…"
+    except (ValueError, KeyError, TypeError):
+        return "by a document that cannot be read"
+
+
 def faults(out: str, public: str = "") -> list[str]:
     """What is wrong with the store's signature. public: the key, in hexadecimal, that it must be of."""
     from cryptography.exceptions import InvalidSignature
@@ -48,7 +78,8 @@ def faults(out: str, public: str = "") -> list[str]:
 
     raw = Files(out).read(KEY)
     if raw is None:
-        return ["nobody has signed this store: zmend run CONFIG --sign KEY"]
+        run = taken_by(out)
+        return [f"{f'run {run} took the signature away' if run else 'nobody has signed this store'}: {AGAIN}"]
     try:
         said = json.loads(raw)
         whose, made = str(said.pop("public")), bytes.fromhex(said.pop("signature"))

@@ -18,6 +18,7 @@ from pipeline.ledger import Ledger
 from pipeline.lock import holder
 from pipeline.merge import read_merge
 from pipeline.plan import Plan
+from pipeline.signature import said
 
 
 def summarise(plan: Plan, ledger: Ledger, run_id: str, out: str, moved: Counter[str], seconds: float) -> dict[str, Any]:
@@ -70,6 +71,7 @@ def status(out: str) -> dict[str, Any]:
         **{k: v for k, v in found.items() if k not in left_out},
         "pending": waiting,
         "merged": read_merge(out) is not None,
+        "signed": said(out),
         "locked": bool(holder(out)),
     }
 

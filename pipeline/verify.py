@@ -89,7 +89,7 @@ def verify(
         "certificate": lambda: certified(out, job, recompute=replay > 0),
         "replay": lambda: replay_slabs(plan, records, lambda n: open_job(out, plan.hash, attempt=n), replay, seed),
     }
-    if public or Files(out).stat(signature.KEY) is not None:
+    if public or Files(out).stat(signature.KEY) is not None or signature.taken_by(out):
         steps["signature"] = lambda: _signature(out, public)
     if merged is not None and read_merge(out) is not None:  # else it is no volume yet, which "finished" says
         steps["identity"] = lambda: identity.identity(merged, job, threads, tally)
@@ -143,7 +143,9 @@ def _merged(out: str) -> Volume | None:
 
 
 def _signature(out: str, public: str) -> Check:
-    """The store is signed, and is what was signed; with a key, by its owner."""
+    """The store is signed, and is what was signed; with a key, by its owner. Told where it no longer is."""
+    if not public and (run := signature.taken_by(out)):
+        return Check("signature", [], f"none: run {run} took it away; {signature.AGAIN}")
     said = f"by the owner of {public[:16]}…" if public else "by whoever made it: --key FILE says who it must be"
     return Check("signature", signature.faults(out, public), said)
 

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.blend import LEFT
+from pipeline.blend import LEFT, SYNTHESISED
 from pipeline.box import Box
 from pipeline.config import check as validate
 from pipeline.config import load
 from pipeline.errors import ConfigError, InputError, Interrupted, PlanChangedError, StoreLockedError, ZmendError
+from pipeline.explain import explain
 from pipeline.job import open_job, propose
+from pipeline.ledger import Ledger
 from pipeline.lock import StoreLock
 from pipeline.remerge import remerge
 from pipeline.run import Stop, run
@@ -298,6 +300,32 @@ def test_a_slab_that_fails_everywhere_is_given_up_left_and_labelled(job: Job, wo
     assert again["quarantined"] == len(slabs), "what was given up is not tried by every later run"
     mended = {"restorer": "tests.toys:Picky", "options": {"only": "3,8,12"}}
     assert job.run(recipe=mended, certificate=0)["quarantined"] == 0
+
+
+def test_what_failed_for_what_may_pass_is_tried_again_by_the_next_run_alone(job: Job) -> None:
+    """An OSError may pass, an ArithmeticError is the slab's own: that one waits for --redo."""
+    job.flags("3\n8\n12\n")
+    marks, out = job.folder / "marks", job.folder / "out.zarr"
+    parts = {"recipe": {"restorer": "tests.toys:Fickle", "options": {"outage": 8, "poison": 12, "marks": str(marks)}}, "certificate": 0}
+    parts["site"] = {"attempts": {"transient": 2}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.attempts.BASE_S", 0.001)
+        first = run(propose(job.load(**parts)))
+        left = {s: r for s, r in Ledger(str(out)).records() if r["quarantined"]}
+        passing = {s for s, r in left.items() if r.get("may_pass")}
+        assert {r["write"][0][0] for s, r in left.items() if s in passing} == {8}
+        assert {r["write"][0][0] for s, r in left.items() if s not in passing} == {12}
+        assert explain(propose(job.load(**parts)))["counts"] == {"unchanged": first["slabs"] - len(passing), "failed before": len(passing)}
+        assert run(propose(job.load(**parts)))["quarantined"] == len(left), "the outage goes on"
+        check(out)
+        marks.touch()
+        told: list[dict] = []
+        summary = run(propose(job.load(**parts)), on_event=told.append)
+    assert {e["slab"] for e in told if e["kind"] == "slab"} == passing
+    assert summary["quarantined"] == len(left) - len(passing)
+    labels = voxels(out, "labels")
+    assert (labels[8] == SYNTHESISED).all() and (labels[12] == LEFT).all()
+    check(out, replay=9)
 
 
 def test_what_was_done_before_is_not_done_by_a_second_copy(job: Job) -> None:

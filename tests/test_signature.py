@@ -15,6 +15,7 @@ from pipeline.ledger import Ledger
 from pipeline.revert import revert
 from pipeline.run import run
 from pipeline.signature import private_key, public_key
+from pipeline.summary import status
 from pipeline.verify import verify
 from tests.jobs import Job, build, command, put_back
 from tests.test_revert import PARTS, SHAPE
@@ -114,3 +115,26 @@ def test_as_commands(job: Job) -> None:
     process = command("verify", "out.zarr", "--key", "other.pub", cwd=job.folder)
     out, _ = process.communicate(timeout=200)
     assert process.returncode == 5 and "another key" in out
+
+
+def test_whoever_takes_a_signature_away_says_so_and_so_do_status_and_verify(job: Job) -> None:
+    out, told = str(job.folder / "out.zarr"), list[dict]()
+    assert status(out)["signed"].startswith("by the owner of ")
+    job.flags("3\n6\n")
+    name = run(propose(job.load(**PARTS)), on_event=told.append)["run"]
+    assert [e["text"] for e in told if "signature" in e.get("text", "")] == [
+        "the signature is taken away: this run changes what it vouched for; zmend run CONFIG --sign KEY signs it again"
+    ]
+    assert status(out)["signed"] == f"no longer: run {name} took the signature away"
+    assert signature(job)["ok"] and f"run {name} took it away" in signature(job)["detail"]
+    (finding,) = signature(job, "mine")["findings"]
+    assert f"run {name} took the signature away" in finding
+    revert(out, name)
+    assert status(out)["signed"].startswith("by the owner of ") and signature(job, "mine")["ok"]
+    told.clear()
+    run(propose(job.load(**PARTS)), on_event=told.append, sign=str(job.folder / "mine.pem"))
+    told.clear()
+    first = min(p.name for p in (job.folder / "out.zarr/zmend/runs").iterdir())
+    last = revert(out, first, on_event=told.append)["run"]
+    assert any("the signature is taken away" in e.get("text", "") for e in told)
+    assert status(out)["signed"] == f"no longer: run {last} took the signature away"

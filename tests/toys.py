@@ -172,6 +172,22 @@ class Flaky(Textured):
         return super().restore(window, known, targets, origin)
 
 
+class Fickle(Textured):
+    """Fails at one section as disks do, until the file of marks is there, and at another for good."""
+
+    def __init__(self, *, outage: int = -1, poison: int = -1, marks: str = "", **kw) -> None:
+        super().__init__(**kw)
+        self.outage, self.poison, self.marks = outage, poison, Path(marks)
+
+    def restore(self, window, known, targets, origin):
+        at = {int(o[0]) + targets[0] for o in origin}
+        if self.outage in at and not self.marks.exists():
+            raise OSError("the disk is away")
+        if self.poison in at:
+            raise ArithmeticError("not this section")
+        return super().restore(window, known, targets, origin)
+
+
 class Deadly(Textured):
     """Kills its own process the first time it is called in each folder of marks."""
 

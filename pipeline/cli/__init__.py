@@ -12,6 +12,7 @@ from pipeline.cli import (
     merge,
     nightly,
     plan,
+    prune,
     report,
     run,
     scan,
@@ -26,7 +27,7 @@ from pipeline.cli.root import cli
 
 for _verb in (
     plan.plan, scan.scan, run.run, merge.merge, nightly.nightly, status.status, verify.verify, report.report, view.view,
-    export.export, demo.demo, doctor.doctor, train.train, evaluate.evaluate, schema.schema,
+    export.export, prune.prune, demo.demo, doctor.doctor, train.train, evaluate.evaluate, schema.schema,
     completion.completion,
 ):  # fmt: skip
     cli.add_command(_verb)

@@ -12,8 +12,9 @@ import random
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition
+from hypothesis.stateful import rule as drawn
 
 from pipeline.box import Box
 from pipeline.disk import Disk
@@ -83,6 +85,24 @@ def killed_after(count: int) -> Iterator[None]:
             for name in names:
                 patch.setattr(kind, name, mortal(getattr(kind, name)))
         yield
+
+
+TAKEN: Counter[str] = Counter()  # how often each rule was, in this process
+
+
+def rule(**how: Any) -> Callable[[Callable[..., None]], Any]:
+    """A rule that is counted."""
+
+    def counted(method: Callable[..., None]) -> Any:
+        @wraps(method)
+        def take(self: Store, **drawn_for_it: Any) -> None:
+            method(self, **drawn_for_it)
+            TAKEN[method.__name__] += 1
+
+        TAKEN[method.__name__] = 0
+        return drawn(**how)(take)
+
+    return counted
 
 
 class Store(RuleBasedStateMachine):
@@ -270,6 +290,7 @@ Store.TestCase.settings = settings(
     suppress_health_check=list(HealthCheck), database=None, print_blob=True,
 )  # fmt: skip
 TestStore = Store.TestCase
+RULES = tuple(TAKEN)
 
 
 class Walk:
