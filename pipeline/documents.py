@@ -75,6 +75,7 @@ class Status(_Count):
 
     pending: int
     merged: bool
+    signed: str = Field(description="by whom, in words; no; or which run took the signature away")
     locked: bool
 
 
@@ -263,6 +264,16 @@ class Reverted(_Document):
     merged: bool
     output: str
     seconds: float
+
+
+class Pruned(_Document):
+    """`zmend prune`."""
+
+    output: str
+    reverts: int = Field(description="how many of the last runs can still be reverted")
+    chunks: int
+    bytes: int
+    dry_run: bool
 
 
 class Written(_Document):
@@ -509,6 +520,7 @@ VERBS: dict[str, Any] = {
     "report": Report | Sheet,
     "view": View | Link,
     "export": Crate | Prov,
+    "prune": Pruned,
     "demo": Demo,
     "doctor": Examined,
 }

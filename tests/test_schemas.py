@@ -89,6 +89,7 @@ def test_a_run_from_plan_to_export(job: Job) -> None:
     holds("merge", "Merged", *zmend("merge", out, "--only", "accepted", "--verdicts", str(to / "all.csv")))
     holds("verify", "Story", *zmend("verify", out, "--at", ",".join(map(str, slab.write.start))))
     holds("run", "Reverted", *zmend("run", out, "--revert", first[0]["run"]))
+    holds("prune", "Pruned", *zmend("prune", out, "-n"), *zmend("prune", out, "--reverts", "0"))
 
 
 def test_scripts_scans_nights_and_the_doctor(job: Job) -> None:
