@@ -23,12 +23,15 @@ Brought = Literal["linked", "copied", ""]  # "": it was there already
 FICLONE = 0x40049409  # ioctl of Linux: share the blocks of another file, copy on write
 
 
-def bring(source: Files, target: Files, objects: Sequence[Stored], clone: Clone) -> list[tuple[Stored, Brought]]:
+def bring(
+    source: Files, target: Files, objects: Sequence[Stored], clone: Clone, *, anew: bool = False
+) -> list[tuple[Stored, Brought]]:
     """Make the objects of `source` objects of `target`, under the same keys; which of them came over, and how.
 
+    anew: also what seems to be there, by size and time, which rot does not change.
     Raises VolumeError where they are to be linked, and cannot be.
     """
-    there = target.stats([s.key for s in objects])
+    there = [None] * len(objects) if anew else target.stats([s.key for s in objects])
     return [(s, _one(source, target, s, old, clone)) for s, old in zip(objects, there, strict=True)]
 
 

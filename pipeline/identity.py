@@ -44,6 +44,8 @@ def identity(merged: Volume, job: Job, threads: int, tally: Counter[str]) -> Che
             tally.update(changed=changed, compared=kept)
             check.findings += [finding] if finding else []
     check.detail = f"{tally['compared']} voxels outside the mask compared, {tally['changed']} differ"
+    if check.findings:
+        check.detail += "; once source and overlay are right, zmend merge STORE --anew brings their voxels over again"
     return check
 
 

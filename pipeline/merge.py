@@ -92,12 +92,14 @@ def merge(
     progress: Progress | None = None,
     threads: int = 4,
     fence: Fence = lambda: None,
+    anew: bool = False,
 ) -> Merged:
     """Bring the merged volume in `out` up to date with its overlay, labels and source.
 
     clone: how untouched chunks come over: "link" hard-links, "copy" copies, "auto" takes the first that works of link,
     reflink, copy. progress: called with (touched chunks done, of). threads: reading and writing at once. fence: called
-    before whatever is written; raises where the store is another run's by now.
+    before whatever is written; raises where the store is another run's by now. anew: nothing that is there is believed,
+    all chunks are written or brought again.
     Raises VolumeError (store of another source, levels that are not whole multiples, links that do not work) and
     MissingChunkError (labels that tell of restored voxels which the overlay lacks), both before any chunk is written.
     """
@@ -111,12 +113,12 @@ def merge(
     manifests, tally, local = [], work.tally, Files(out).local is not None
     with ThreadPoolExecutor(threads if local else max(threads, PROBES)) as pool:
         work.find_touched(pool)
-        journal = _Journal(out, targets, fence)
+        journal = _Journal(out, targets, fence, anew)
         journal.put()  # from here to the end the store says that it is not merged
         for target in targets:
             work.rewrite(target, pool, threads, journal)
             if target.is_image:
-                manifests.append(_clone(target, clone, pool, tally, fence))
+                manifests.append(_clone(target, clone, pool, tally, fence, anew))
             else:
                 fence()
                 _erase_stale(target)
@@ -310,10 +312,10 @@ def audit(source: Volume, out: str, level: int, box: Box) -> tuple[int, int]:
 class _Journal:
     """zmend/merge.json: which touched chunks are written, from which inputs; so that a second merge skips them."""
 
-    def __init__(self, out: str, targets: Sequence[_Target], fence: Fence) -> None:
+    def __init__(self, out: str, targets: Sequence[_Target], fence: Fence, anew: bool) -> None:
         self.files, self.targets, self.manifest, self.fence = Files(out), targets, "", fence
         self.written = monotonic()
-        before = _noted(self.files).get("touched", {})
+        before = {} if anew else _noted(self.files).get("touched", {})
         for target in targets:
             target.done = {k: v for k, v in before.get(target.name, {}).items() if _cell(k) in target.touched}
 
@@ -498,7 +500,9 @@ def _spread(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T]
 # --- cloning
 
 
-def _clone(target: _Target, clone: Clone, pool: ThreadPoolExecutor, tally: Counter[str], fence: Fence) -> str:
+def _clone(
+    target: _Target, clone: Clone, pool: ThreadPoolExecutor, tally: Counter[str], fence: Fence, anew: bool
+) -> str:
     """Link or copy every chunk that is not touched, remove what the source lacks; returns the source's manifest."""
     level, digest, kept = target.level, hashlib.sha256(), 0
 
@@ -513,18 +517,18 @@ def _clone(target: _Target, clone: Clone, pool: ThreadPoolExecutor, tally: Count
     rest = untouched()
     size = BATCH if level.out.files.local is not None else 1
     batches = iter(lambda: list(islice(rest, size)), [])
-    for counts in _spread(pool, lambda batch: _clone_batch(level, batch, clone, fence), batches):
+    for counts in _spread(pool, lambda batch: _clone_batch(level, batch, clone, fence, anew), batches):
         tally.update(counts)
     fence()
     _sweep(target, kept)
     return digest.hexdigest()
 
 
-def _clone_batch(level: _Level, batch: list[Stored], clone: Clone, fence: Fence) -> Counter[str]:
+def _clone_batch(level: _Level, batch: list[Stored], clone: Clone, fence: Fence, anew: bool) -> Counter[str]:
     counts: Counter[str] = Counter()
     reach("merge", f"{len(batch)} chunks of level {level.out.level}")
     fence()
-    for stored, how in bring(level.source.files, level.out.files, batch, clone):
+    for stored, how in bring(level.source.files, level.out.files, batch, clone, anew=anew):
         counts[how] += 1
         counts["bytes"] += stored.size if how == "copied" else 0
     return counts

@@ -29,10 +29,11 @@ from pipeline.store import made_arrays
 
 
 def remerge(
-    out: str, clone: Clone = "auto", on_event: OnEvent = lambda _: None, *, accepted: str = ""
+    out: str, clone: Clone = "auto", on_event: OnEvent = lambda _: None, *, accepted: str = "", anew: bool = False
 ) -> dict[str, Any]:
     """Blend the overlay of a finished store back into a full volume.
 
+    anew: whatever is there of it already is made again: where rot in it does not show by size and time.
     accepted: a file of verdicts; slabs that it does not accept are left as they were.
     Raises PlanChangedError where slabs are not restored yet, StoreLockedError, VerdictError.
     """
@@ -57,6 +58,7 @@ def remerge(
             clone=clone,
             progress=lambda done, of: on_event({"kind": "merge", "done": done, "of": of}),
             fence=lock.held,
+            anew=anew,
         )
     return left | {
         "output": out,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.recipe import Recipe
-from pipeline.restorer import NM, Needs, Restorer, load
+from pipeline.restorer import NM, Needs, Restorer, load, proven
 
 U8: TypeAlias = NDArray[np.uint8]
 SAMPLES = 64  # voxels of the golden tile that are compared: few enough to travel with every slab
@@ -71,6 +71,8 @@ def fault(restorer: Restorer, needs: Needs, *, device: str, golden: str) -> str:
 
     device: the kind that the site gives its workers, "" for any. golden: see `golden`; "" compares nothing.
     """
+    if (refused := proven(restorer)) is not None:
+        return f"the weights are refused: {refused}"
     if not isinstance(restorer, OnDevice):
         return ""
     try:

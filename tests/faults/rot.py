@@ -10,11 +10,25 @@ import os
 import random
 import re
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from tests.faults.harness import Outcome, Stage, compared, finished, judged, quarantined, settled, tail, visit
+from tests.faults.harness import (
+    Outcome,
+    Stage,
+    compared,
+    ended,
+    finished,
+    judged,
+    quarantined,
+    settled,
+    stopped,
+    tail,
+    visit,
+)
 
 Choose = Callable[[Stage, random.Random], tuple[Path, int]]  # a file, and how many slabs may be done again for it
 
@@ -151,6 +165,98 @@ def in_source(stage: Stage, rng: random.Random, outcome: Outcome) -> Outcome:
     outcome.slabs = len(stage.world.slabs)
     outcome.wrong += compared(stage)
     return outcome
+
+
+def in_weights(stage: Stage, rng: random.Random, outcome: Outcome) -> Outcome:
+    """The weights rot before a run goes on, or in its midst: it is refused in words, and nothing is made of them."""
+    path = stage.world.folder / "heavy.safetensors"
+    if rng.random() < 0.5:
+        state = begun(stage, rng)
+        before = _files(stage.out)
+        with lent(path):
+            outcome.what, outcome.struck = f"{state}, weights: {spoil(path, rng)}", True
+            code = stage.run()
+        if code != 3 or "the weights are refused" not in tail(stage):
+            outcome.wrong.append(f"exit code {code}: {tail(stage)}")
+        if _files(stage.out) != before:
+            outcome.wrong.append("a run that was refused changed the store")
+        return settled(outcome, stage)
+    point, nth = rng.choice([("attrs", 1), visit(stage, rng)])
+    process = stage.start(faults=f"{point}=stop@{nth}")
+    outcome.struck = stopped(process)
+    with lent(path):
+        outcome.what = f"stopped at {point} {nth}, weights: {spoil(path, rng)}"
+        code = _woken(process)
+    if code not in (0, 7) or (code == 7 and "the weights are refused" not in stage.said.read_text()):
+        outcome.wrong.append(f"exit code {code}: {tail(stage)}")
+    return settled(outcome, stage)
+
+
+def in_mid_run(stage: Stage, rng: random.Random, outcome: Outcome) -> Outcome:
+    """Plan or flags rot in the store while a run is under way: the next run, or verify, finds and mends it."""
+    point, nth = visit(stage, rng, "read", "write", "record", "merge", "pyramid")
+    process = stage.start(faults=f"{point}=stop@{nth}")
+    outcome.struck = stopped(process)
+    path, backup = _some(rng, stage, "zmend/plans/*", "zmend/flags/*"), stage.folder / "backup"
+    shutil.copy2(path, backup)
+    outcome.what = f"stopped at {point} {nth}, {path.relative_to(stage.out)}: {spoil(path, rng)}"
+    code = _woken(process)
+    if code not in (0, 3):
+        outcome.wrong.append(f"exit code {code}: {tail(stage)}")
+    before, kept = stage.restored(), finished(stage.out)
+    outcome.what += f"; {_mended(stage, path, backup)}"
+    return judged(outcome, stage, before, kept)
+
+
+def _woken(process: Any) -> int:
+    if process.is_alive():
+        os.kill(process.pid, signal.SIGCONT)
+    return ended(process)
+
+
+def _files(out: Path) -> dict[str, bytes]:
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
+
+
+def behind_a_link(stage: Stage, rng: random.Random, outcome: Outcome) -> Outcome:
+    """A chunk of the source rots in place, and with it the merged volume, which shares it: verify finds it. The source
+    is brought back from a copy, and `zmend merge --anew` brings it over."""
+    stage.settle()
+    shared = [p for p in sorted(stage.source.rglob("*")) if p.is_file() and _linked(stage, p)]
+    path, rotten, backup = rng.choice(shared), stage.folder / "rotten", stage.folder / "backup"
+    shutil.copy2(path, backup)
+    os.link(path, rotten)
+    try:
+        _in_place(rotten, backup.read_bytes()[: rng.randrange(8)], backup)  # whatever reads it, sees it
+        outcome.struck, outcome.what = True, f"{path.relative_to(stage.source)} cut short in place"
+        if (code := stage.run("verify", str(stage.out), "--json")) != 5:
+            outcome.wrong.append(f"verify of a rotten source: {code}: {tail(stage)}")
+        shutil.copy2(backup, path.with_name("fresh"))
+        path.with_name("fresh").replace(path)
+        code = stage.run("verify", str(stage.out), "--json")
+        if code != 5 or "zmend merge STORE --anew" not in stage.said.read_text():
+            outcome.wrong.append(f"verify of a rotten copy: {code}: {tail(stage)}")
+        codes = [stage.run("merge", str(stage.out), *how) for how in ([], ["--anew"])]
+        if codes != [0, 0] or not content(stage):
+            outcome.wrong.append(f"not mended: {codes}: {tail(stage)}")
+    finally:
+        _in_place(rotten, backup.read_bytes(), backup)  # other stages share it too
+        rotten.replace(path)
+    outcome.slabs = len(stage.world.slabs)
+    outcome.wrong += compared(stage)
+    return outcome
+
+
+def _linked(stage: Stage, path: Path) -> bool:
+    mine = stage.out / path.relative_to(stage.source).as_posix()[1:]  # levels are called s0, s1 there
+    return mine.exists() and mine.samefile(path)
+
+
+def _in_place(path: Path, body: bytes, like: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(0)
+        file.write(body)
+    os.utime(path, ns=(like.stat().st_atime_ns, like.stat().st_mtime_ns))
 
 
 def in_mood(stage: Stage, rng: random.Random, outcome: Outcome) -> Outcome:

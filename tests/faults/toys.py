@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 
@@ -27,6 +30,19 @@ class Moody:
             made[b, targets[0] + d] = (window[b, targets[0] - 1] + window[b, targets[1]]) / 2 + texture
             _spoil(made[b, targets[0] + d], int(z))
         return made
+
+
+class Heavy(Moody):
+    """The same with a file of weights, `weigh` makes it, whose card pins it; loaded at the first tile, as real ones are."""
+
+    def __init__(self, *, weights: str = "", **kw: object) -> None:
+        super().__init__(**kw)
+        self.path = Path(weights)
+        self.needs = {**Moody.needs, "digest": json.loads(self.path.with_suffix(".json").read_bytes())["sha256"]}
+
+    def check_weights(self) -> None:
+        if sha256(self.path.read_bytes()).hexdigest() != self.needs["digest"]:
+            raise ValueError("they are not those of their card")
 
 
 def _spoil(section: np.ndarray, z: int) -> None:
