@@ -14,6 +14,8 @@ from pipeline.files import Files
 from pipeline.ome import Json
 
 PASSING = ("ABORTED", "CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "UNKNOWN")
+# Half a minute; tensorstore's own patience is a quarter of an hour. What fails still is told, and the slab tried again.
+RETRIES: Json = {"max_retries": 6, "initial_delay": "500ms", "max_delay": "8s"}
 
 
 class Voxels:
@@ -39,7 +41,8 @@ def open_voxels(kind: str, files: Files, group: Files, level: int) -> Voxels:
     if kind == "precomputed":
         spec = {"driver": "neuroglancer_precomputed", "kvstore": _kvstore(group), "scale_index": level}
     try:
-        array = tensorstore.open(spec, read=True, open=True).result()
+        context = tensorstore.Context({"http_request_retries": RETRIES, "s3_request_retries": RETRIES})
+        array = tensorstore.open(spec, read=True, open=True, context=context).result()
     except ValueError as error:
         if isinstance(told := _in_words(error), OSError):
             raise told from error
@@ -88,7 +91,17 @@ def _s3(bucket: str, prefix: str) -> Json:
         "path": f"{prefix}/" if prefix else "",
         **({"endpoint": endpoint} if endpoint else {}),
         **({"aws_region": region} if region else {}),
+        **({"aws_credentials": {"type": "anonymous"}} if _unsigned() else {}),
     }
+
+
+def _unsigned() -> bool:
+    """Whether nobody is to be named: a public bucket needs no keys, as `bucket` has it."""
+    if "AWS_ACCESS_KEY_ID" in os.environ or "AWS_SKIP_SIGNATURE" in os.environ:
+        return "AWS_SKIP_SIGNATURE" in os.environ
+    import boto3
+
+    return boto3.Session().get_credentials() is None
 
 
 def _in_words(error: ValueError) -> Exception:

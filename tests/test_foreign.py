@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorstore as ts
 
+from pipeline import tensors
 from pipeline.box import Box
 from pipeline.config import load
 from pipeline.errors import UsageError, VolumeError
@@ -72,7 +75,8 @@ def test_missing_chunk_is_never_mistaken_for_black_tissue(kind: str, tmp_path: P
 
 
 @pytest.mark.parametrize("kind", ["precomputed", "n5"])
-def test_the_web_and_the_word_of_the_kind(kind: str, tmp_path: Path) -> None:
+def test_the_web_and_the_word_of_the_kind(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensors, "RETRIES", {"max_retries": 1})
     uri, data = written(tmp_path, kind)
     with serve(tmp_path) as address:
         there = Volume.open(f"{kind}://{address}/{Path(uri).name}")
@@ -82,6 +86,8 @@ def test_the_web_and_the_word_of_the_kind(kind: str, tmp_path: Path) -> None:
         assert len(list(there.present())) == 3 * 3 * 3
     with pytest.raises(OSError, match=r"no answer|Connect|connect"):
         there.absent(HOLE)
+    with pytest.raises(OSError, match=r"onnect"):  # worth another try, and no damaged chunk
+        there.read(HOLE)
 
 
 def test_levels_of_precomputed(tmp_path: Path) -> None:
@@ -122,6 +128,29 @@ def test_n5_that_tells_another_order_of_axes(tmp_path: Path) -> None:
     volume = Volume.open(tmp_path / "raw.n5")
     assert volume.shape == (30, 20, 12) and volume.voxel_nm == (45.0, 4.0, 8.0)
     np.testing.assert_array_equal(volume.read(Box.of(volume.shape)), data.transpose())
+
+
+@pytest.mark.parametrize("kind", ["precomputed", "n5"])
+def test_a_volume_that_grows_stays_itself(kind: str, tmp_path: Path) -> None:
+    small, large = (Volume.open(written(tmp_path / str(z), kind, noise((z, 150, 140)))[0]) for z in (10, 17))
+    assert small.identity() == large.identity() and small.fingerprint() != large.fingerprint()
+    other = Volume.open(written(tmp_path / "other", kind, noise((10, 150, 140), "uint16"))[0])
+    wider = Volume.open(written(tmp_path / "wider", kind, noise((10, 150, 141)))[0])
+    assert small.identity() not in (other.identity(), wider.identity())
+
+
+def test_a_public_bucket_is_asked_without_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [n for n in os.environ if n.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    spec = {"driver": "n5", "kvstore": tensors._s3("public", "deep/raw")}
+    assert spec["kvstore"] == {"driver": "s3", "bucket": "public", "path": "deep/raw/", "aws_credentials": {"type": "anonymous"}}
+    assert ts.Spec(spec).to_json()["driver"] == "n5", "tensorstore understands it"
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    assert tensors._s3("mine", "") == {"driver": "s3", "bucket": "mine", "path": "", "endpoint": "http://127.0.0.1:1", "aws_region": "us-east-1"}
 
 
 @pytest.fixture(scope="module")
