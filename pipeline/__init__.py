@@ -23,7 +23,7 @@ them; kept, chunks out of force; revert, back to a state; verdicts and review, w
 merge of what they accepted; signature, who vouches for it; takeover, from what is in force to a new plan; prune, room.
 
 Of the driver, besides: ids and slabs in columns; pace, queue and flight of the slabs in hand; packfile and packs, many
-records in one file; failpoint, where tests make a process fail.
+records in one file, and rows, the same as columns; failpoint, where tests make a process fail.
 
 Of running again, besides: explain, why a slab would be done or not; kin, what was done and is known by another id now.
 Of verify, besides: seal, what all documents were when the last run ended; check, one question and its answer; threads,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,8 @@ from pipeline.box import ZYX, Box
 from pipeline.ids import Ids
 from pipeline.kept import Kept
 from pipeline.ledger import Ledger
+from pipeline.rows import Rows, of_records
 from pipeline.volume import Volume
-
-TOGETHER = 4096  # records that are looked at at once
 
 
 @dataclass
@@ -43,21 +41,19 @@ def survey(ledger: Ledger, arrays: Mapping[str, Volume]) -> Survey:
     """Look at every record, and at which chunks exist. A record that cannot be trusted is put aside."""
     shape = next(iter(arrays.values())).shape
     here = [_Present(array) for array in arrays.values()]
-    found, records = Survey(), ledger.records()
+    found = Survey()
     made: dict[str, bytearray] = {}
-    while some := list(islice(records, TOGETHER)):
-        for slab_id in (i for i, record in some if record is None):
-            ledger.discard(slab_id)  # nothing is left to retire
-        known = [(i, record) for i, record in some if record is not None]
-        broken = _broken([(i, r["chunks"]) for i, r in known], here, shape)
-        for slab_id, record in known:
-            if slab_id not in broken:
-                found.attempts |= {slab_id: record["attempt"]} if "attempt" in record else {}
-                found.passing |= {slab_id} if record.get("may_pass") else set()
-                made.setdefault(record["run"], bytearray()).extend(bytes.fromhex(slab_id))
-        found.broken |= broken
-    for _, record in ledger.retiring():  # a run was killed over it: its chunks are still to be kept
-        _broken([(record["slab"], record["chunks"])], here, shape)
+    for rows in ledger.rows(ledger.discard):  # of one that cannot be trusted nothing is left to retire
+        for shared, alike in rows.each_kind():
+            whole = _whole(shared, alike, here, shape)
+            found.broken.update(alike.take(~whole).names())
+            alike = alike.take(whole)
+            if "attempt" in shared:
+                found.attempts |= dict.fromkeys(alike.names(), int(shared["attempt"]))
+            found.passing.update(alike.names() if shared.get("may_pass") else ())
+            made.setdefault(shared["run"], bytearray()).extend(alike.ids.tobytes())
+    for shared, alike in of_records(record for _, record in ledger.retiring()).each_kind():
+        _whole(shared, alike, here, shape)  # a run was killed over it: its chunks are still to be kept
     found.made = {run: bytes(ids) for run, ids in made.items()}
     found.strays = [p.unnamed() for p in here]
     return found
@@ -72,8 +68,7 @@ def retire(ledger: Ledger, stale: Iterable[str], kept: Kept, run: str) -> None:
     if next(ledger.retiring(), None) is None:
         return
     shape = next(iter(kept.arrays.values())).shape
-    now = np.array([_code(r["write"][0], shape) for _, r in ledger.records() if r is not None], np.int64)
-    now.sort()
+    now = np.sort(np.concatenate([np.empty(0, np.int64), *(rows.codes(shape) for rows in ledger.rows())]))
     for name, record in ledger.retiring():
         at = int(np.searchsorted(now, _code(record["write"][0], shape)))
         if at == len(now) or now[at] != _code(record["write"][0], shape):
@@ -114,17 +109,17 @@ class _Present:
         return [self.array.box(tuple(a // g for a, g in zip(s, self.array.grain, strict=True))) for s in starts]
 
 
-def _broken(known: Sequence[tuple[str, list[Any]]], here: Sequence[_Present], shape: ZYX) -> set[str]:
-    """Ids of records that tell of chunks which do not exist.
+def _whole(shared: Mapping[str, Any], alike: Rows, here: Sequence[_Present], shape: ZYX) -> NDArray[np.bool_]:
+    """Of records of one kind, which ones tell of no chunk that does not exist.
 
     here: the chunks of overlay, labels and uncertainty, in the order of a record's digests.
     """
-    broken = {i for i, chunks in known if any(len(c) - 2 > len(here) for c in chunks)}
-    for level, present in enumerate(here):
-        told = [(i, _code(c[0], shape)) for i, chunks in known for c in chunks if len(c) - 2 > level]
-        there = present.name(np.array([code for _, code in told], np.int64))
-        broken.update(told[int(n)][0] for n in np.flatnonzero(~there))
-    return broken
+    whole = np.full(len(alike), all(count <= len(here) for *_, count in shared["chunks"]))
+    for start, _, count in shared["chunks"]:
+        codes = alike.codes(shape, start)
+        for present in here[:count]:
+            whole &= present.name(codes)
+    return whole
 
 
 def _code(start: Sequence[int], shape: ZYX) -> int:

@@ -28,7 +28,7 @@ from pipeline.flags import Flag, Flags, mask_window, threshold, upsample
 from pipeline.intensity import measure
 from pipeline.ledger import Ledger
 from pipeline.merge import check_mergeable
-from pipeline.plan import Geometry, Plan, Slab, hashed, make
+from pipeline.plan import Geometry, Plan, hashed, make
 from pipeline.recipe import Recipe, digest, reseeded
 from pipeline.restorer import Needs, Restorer, load, proven
 from pipeline.selftest import CPU, OnDevice
@@ -314,21 +314,23 @@ def dump(plan: Plan) -> bytes:
     return text.getvalue()
 
 
+AT_ONCE = 1 << 22  # bytes of rows
 SLABS, END = b',\n "slabs": [\n', b"\n]}\n"
 
 
 def _parts(raw: bytes) -> tuple[dict[str, Any], Iterator[bytes]]:
-    """A plan file's head, and each slab's row as JSON, line by line: a million at once would take gigabytes."""
+    """A plan file's head, and the slabs' rows as JSON, thousands at once: a million would take gigabytes."""
     at, end = raw.find(SLABS), len(raw) - len(END)
     if at < 0 or raw[end:] != END:  # somebody laid it out anew
         body = json.loads(raw)
-        return body, (json.dumps(row).encode() for row in body.pop("slabs"))
+        rows = [json.dumps(row).encode() for row in body.pop("slabs")]
+        return body, iter([b",\n".join(rows)] if rows else [])
     return json.loads(raw[:at] + b"}"), _lines(raw, at + len(SLABS), end)
 
 
 def _lines(raw: bytes, at: int, end: int) -> Iterator[bytes]:
     while at < end:
-        stop = raw.find(b",\n", at, end)
+        stop = raw.find(b",\n", min(at + AT_ONCE, end), end)
         stop = end if stop < 0 else stop
         yield raw[at:stop]
         at = stop + 2
@@ -345,10 +347,15 @@ def read_plan(path: str | Path, *, slabs: bool = True) -> Plan:
             raise FileNotFoundError("there is no such file")
         head, lines = _parts(raw)
         said = head.pop("hash")
-        if slabs:
-            plan = Plan(head, Slabs.of(Slab.of(json.loads(line)) for line in lines))
-        else:
-            plan = Plan(head, Slabs.of(()), hashed(head, (line.replace(b" ", b"").decode() for line in lines)))
+        parts = [Slabs.of(())]
+
+        def compact() -> Iterator[str]:
+            for some in lines:
+                parts.extend([Slabs.parse(some)] if slabs else [])
+                yield some.translate(None, b" \n").decode()
+
+        found = hashed(head, compact())
+        plan = Plan(head, Slabs.joined(parts), found)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as e:
         raise PlanChangedError(
             "this is no plan",

@@ -24,20 +24,17 @@ def kin(plan: Plan, bound: Mapping[str, Any], ledger: Ledger) -> dict[str, str]:
     bound: what the plan's records say of where they come from.
     """
     wanted = Ids.of(plan.slabs.ids)
-    formers = {
-        _boxes(record): slab_id
-        for slab_id, record in ledger.records()
-        if record is not None and slab_id not in wanted and _alike(record, bound)
-    }
+    formers: dict[Boxes, str] = {}
+    for rows in ledger.rows():
+        for shared, alike in rows.take(wanted.at(rows.ids) < 0).each_kind():
+            if _alike(shared, bound):
+                write, read = (alike.boxes(name, shared) for name in ("write", "read"))
+                formers |= {(*w, *r): i for w, r, i in zip(write, read, alike.names(), strict=True)}
     if not formers:
         return {}
     pending = plan.slabs.but(ledger.done())
     pairs = ((s.id, formers.get((s.write.start, s.write.stop, s.read.start, s.read.stop))) for s in pending)
     return {new: old for new, old in pairs if old is not None}
-
-
-def _boxes(record: Mapping[str, Any]) -> Boxes:
-    return tuple(tuple(corner) for name in ("write", "read") for corner in record[name])
 
 
 def _alike(record: Mapping[str, Any], bound: Mapping[str, Any]) -> bool:

@@ -23,6 +23,7 @@ from pipeline.files import Files
 from pipeline.ids import Ids, column, is_id
 from pipeline.packs import Packs
 from pipeline.recipe import digest
+from pipeline.rows import Rows, of_records
 
 SCHEMA = "zmend-record/1"
 PACK_AT = 1024  # loose records; fewer stay files that people can read
@@ -93,7 +94,9 @@ class Ledger:
 
     def done(self) -> Ids:
         """Ids of all records that are not retired, in sixteen bytes each."""
-        loose = column(sorted(i for i in self.loose_ids() if is_id(i)))
+        if not (found := [i for i in self.loose_ids() if is_id(i)]):
+            return self.packs.ids
+        loose = column(sorted(found))
         return Ids.of(np.unique(np.concatenate([self.packs.ids.raw, loose])))
 
     def records(self) -> Iterator[tuple[str, dict[str, Any] | None]]:
@@ -101,6 +104,20 @@ class Ledger:
         packed = self.packs.ids
         yield from ((record["slab"], record) for record in self.packs.records())
         yield from ((i, self.loose(i)) for i in sorted(self.loose_ids()) if i not in packed)
+
+    def rows(self, doubtful: Callable[[str], object] = lambda _: None) -> Iterator[Rows]:
+        """Every finished slab's record, as columns: a million of them take seconds.
+
+        doubtful: hears of the ids whose record cannot be trusted.
+        """
+        packed = self.packs.ids
+        yield from self.packs.rows()
+        loose = sorted(i for i in self.loose_ids() if i not in packed)
+        for start in range(0, len(loose), PACK_AT):
+            found = {i: self.loose(i) for i in loose[start : start + PACK_AT]}
+            for slab_id in (i for i, record in found.items() if record is None):
+                doubtful(slab_id)
+            yield of_records(record for record in found.values() if record is not None)
 
     def pack(self, least: int | None = None) -> int:
         """Put loose records into packs, if there are so many; returns how many. For the holder of the store's lock.

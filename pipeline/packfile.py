@@ -38,8 +38,7 @@ def _columns(record: Json) -> Row | None:
     rest = {k: v for k, v in record.items() if k not in APART}
     try:
         corner, voxels, chunks = record["write"][0], rest.pop("voxels"), rest.pop("chunks")
-        rest["write"], rest["read"] = (_moved(rest[k], corner, -1) for k in ("write", "read"))
-        rest["chunks"] = [[*_moved(c[:2], corner, -1), len(c) - 2] for c in chunks]
+        rest |= told_from(record)
         return {
             "slab": record["slab"],
             "inputs": bytes.fromhex(record["inputs_sha256"]),
@@ -54,11 +53,18 @@ def _columns(record: Json) -> Row | None:
         return None
 
 
+def told_from(record: Json) -> Json:
+    """The boxes of a record, told from the corner of its write box, and of each chunk how many digests it has."""
+    corner = record["write"][0]
+    boxes = {k: _moved(record[k], corner, -1) for k in ("write", "read")}
+    return {**boxes, "chunks": [[*_moved(c[:2], corner, -1), len(c) - 2] for c in record["chunks"]]}
+
+
 def decode(row: Row) -> Json:
     """The record of a row."""
     if row.get("inputs") is None:  # none of the columns: it was not like others
         return json.loads(row["rest"])  # type: ignore[no-any-return]
-    shared = _shared(row["rest"])
+    shared = common(row["rest"])
     corner = [row["z"], row["y"], row["x"]]
     hashes = row["hashes"].hex()
     chunks, at = [], 0
@@ -95,7 +101,8 @@ def _text(document: Json) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _shared(text: str) -> Json:
+def common(text: str) -> Json:
+    """What the records with this text share: one document, which nobody may change."""
     return json.loads(text)  # type: ignore[no-any-return]
 
 

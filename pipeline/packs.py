@@ -19,6 +19,7 @@ from pipeline.failpoint import reach
 from pipeline.files import Files
 from pipeline.ids import WIDTH, Ids, order
 from pipeline.packfile import Json, Row, decode, encode, previous, read_ids, read_rows, write
+from pipeline.rows import Rows, of_pack
 
 ROWS = 8192  # of one pack, at most
 FIRST = "0" * 64  # what the first pack names as the one before it
@@ -54,6 +55,15 @@ class Packs:
             rows = np.sort(self._at[self._at[:, 0] == pack, 1])
             found = self._read_rows(name) if len(rows) else []
             yield from (decode(found[int(row)]) for row in rows)
+
+    def rows(self) -> Iterator[Rows]:
+        """Every record in force, as columns, pack by pack."""
+        names = list(self._listed())
+        pack, row = self._at[np.lexsort((self._at[:, 1], self._at[:, 0]))].T
+        ends = np.searchsorted(pack, np.arange(len(names) + 1))
+        for name, start, stop in zip(names, ends[:-1], ends[1:], strict=True):
+            if start < stop:
+                yield of_pack(self._raw(name), row[start:stop])
 
     def append(self, records: Iterable[Json], withdrawn: Iterable[str] = ()) -> None:
         """Add records, and take others out of force. Durable when it returns; a kill before leaves whole packs only."""

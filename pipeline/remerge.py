@@ -102,5 +102,6 @@ def _leave_out(
 
 def _unwanted(plan: Plan, judged: verdicts.Verdicts, ledger: Ledger) -> Iterator[Slab]:
     """The slabs that were not accepted, but for those that are left as they were already."""
-    left = {i for i, record in ledger.records() if record is not None and record.get("given_up")}
+    kinds = (alike for rows in ledger.rows() for alike in rows.each_kind())
+    left = {i for shared, alike in kinds if shared.get("given_up") for i in alike.names()}
     return (s for s in plan.slabs if s.id not in judged.accepted and s.id not in left)

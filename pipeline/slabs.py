@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from typing import Any, overload
 
 import numpy as np
@@ -51,6 +52,29 @@ class Slabs(Sequence[Slab]):
         for slab in slabs:
             columns.add(slab)
         return columns.slabs()
+
+    @staticmethod
+    def joined(parts: Sequence[Slabs]) -> Slabs:
+        """One after another; at least one."""
+        return Slabs(np.concatenate([p.ids for p in parts]), np.concatenate([p.boxes for p in parts]))
+
+    @staticmethod
+    def parse(lines: bytes) -> Slabs:
+        """Of what `lines` makes, joined by commas and line feeds. It is not checked whether brackets are where they
+        should be: who must know that compares hashes. Raises ValueError for what cannot be rows.
+        """
+        from pyarrow import csv, int32, string
+
+        names = ["id", *(f"{n:02}" for n in range(12)), "end"]
+        bare = BytesIO(lines.translate(None, b'[]" ') + b",")  # a comma ends each row but the last
+        types = {"id": string(), **dict.fromkeys(names[1:13], int32()), "end": string()}
+        table = csv.read_csv(
+            bare,
+            csv.ReadOptions(use_threads=False, column_names=names),
+            convert_options=csv.ConvertOptions(column_types=types, null_values=[], strings_can_be_null=False),
+        ).combine_chunks()
+        boxes = np.stack([table[n].to_numpy() for n in names[1:13]], 1)
+        return Slabs(_sixteens(table["id"].to_pylist()), boxes)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -124,6 +148,13 @@ class Columns:
         """All of them."""
         boxes = np.frombuffer(self._boxes, np.int32) if self._boxes else np.empty(0, np.int32)
         return Slabs(np.frombuffer(bytes(self._ids), f"S{WIDTH}"), boxes.reshape(-1, 12))
+
+
+def _sixteens(ids: Sequence[str]) -> NDArray[np.bytes_]:
+    raw = column(ids)
+    if len(raw) != len(ids):
+        raise ValueError("an id has not 32 digits")
+    return raw
 
 
 def _sixteen(slab_id: str) -> bytes:

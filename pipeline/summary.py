@@ -24,23 +24,23 @@ from pipeline.signature import said
 def summarise(plan: Plan, ledger: Ledger, run_id: str, out: str, moved: Counter[str], seconds: float) -> dict[str, Any]:
     """The final word of a run, in a stable form."""
     done = quarantined = voxels = uncertain = 0
-    left: list[dict[str, Any]] = []
+    left = Counter[tuple[int, int, str]]()  # voxels, by run of sections and reason
     wanted = Ids.of(plan.slabs.ids)
-    for slab_id, record in ledger.records():
-        if slab_id not in wanted:
-            continue
-        record = record or ledger.get(slab_id)  # which says what is wrong with it
-        quarantined += record["status"] == "quarantined"
-        done += record["status"] == "done"
-        voxels += sum(record["voxels"].get(str(label), 0) for label in RESTORED)
-        uncertain += record["voxels"].get(str(UNCERTAIN), 0)
-        left += record["left"]
+    others = bool((wanted.at(ledger.done().raw) < 0).any())  # a run was killed while it changed plans
+    for rows in ledger.rows(lambda i: i in wanted and ledger.get(i)):  # which says what is wrong with it
+        for shared, alike in (rows.of_ids(wanted) if others else rows).each_kind():
+            quarantined += len(alike) * (shared["status"] == "quarantined")
+            done += len(alike) * (shared["status"] == "done")
+            voxels += int(alike.voxels[:, [label - 1 for label in RESTORED]].sum())
+            uncertain += int(alike.voxels[:, UNCERTAIN - 1].sum())
+            for part in shared["left"]:
+                left[(*part["z"], part["why"])] += part["voxels"] * len(alike)
     return {
         "run": run_id,
         "slabs": len(plan.slabs),
         "done": done,
         "quarantined": quarantined,
-        "not_restorable": _by_run(left),
+        "not_restorable": [{"z": [z0, z1], "voxels": n, "why": why} for (z0, z1, why), n in sorted(left.items())],
         "voxels_restored": voxels,
         "voxels_uncertain": uncertain,
         "certificate": brief(out),
@@ -50,14 +50,6 @@ def summarise(plan: Plan, ledger: Ledger, run_id: str, out: str, moved: Counter[
         "output": out,
         "plan": plan.hash,
     }
-
-
-def _by_run(left: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One entry a run of sections and reason, over all slabs."""
-    groups: dict[tuple[int, int, str], int] = Counter()
-    for part in left:
-        groups[(*part["z"], part["why"])] += part["voxels"]
-    return [{"z": [z0, z1], "voxels": n, "why": why} for (z0, z1, why), n in sorted(groups.items())]
 
 
 def status(out: str) -> dict[str, Any]:
