@@ -19,7 +19,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.metrics import structural_similarity
 
 from pipeline import blend
 from pipeline.box import ZYX, Box
@@ -231,6 +230,8 @@ def score(truth: Image, made: Image, constant: float) -> Json:
     psnr_gain_db: over that constant. ncc: Pearson's correlation. ssim: Wang et al. 2004, as scikit-image has it.
     power: of made over truth at 0.125 to 0.5 cycles per pixel; 1 is as much detail, 0.01 a blur.
     """
+    from skimage.metrics import structural_similarity  # takes a while, and whoever only reads certificates needs it not
+
     found = {
         "psnr_gain_db": 10 * np.log10(_mse(truth, constant) / _mse(truth, made)),
         "ncc": _ncc(truth, made),

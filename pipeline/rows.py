@@ -42,8 +42,9 @@ class Rows:
 
     def each_kind(self) -> Iterator[tuple[Json, Rows]]:
         """The records of each kind that there is one of, with what they share."""
-        for n in np.unique(self.kind).tolist():
-            yield self.kinds[n], self.take(self.kind == n)
+        counts = np.bincount(self.kind, minlength=len(self.kinds))
+        for n in np.flatnonzero(counts).tolist():
+            yield self.kinds[n], self if counts[n] == len(self) else self.take(self.kind == n)
 
     def names(self) -> list[str]:
         """Each one's id."""
