@@ -3,6 +3,7 @@ PY := .venv/bin/python
 DEMO := demo-out
 COUNT := 1000
 SEED := 1
+REPORT := benchmarks/results/faults.md
 
 help:  ## print the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -22,8 +23,8 @@ demo: env  ## mend a small phantom from end to end (CPU) and show the picture
 test: env  ## run the tests
 	$(PY) -m pytest -n 2 --dist loadfile
 
-faults: env  ## play seeded faults: 1,000 take an hour (COUNT=50 SEED=1)
-	$(PY) -m tests.faults --count $(COUNT) --seed $(SEED)
+faults: env  ## play seeded faults: 1,000 take an hour or two (COUNT=150 SEED=1 REPORT=build/faults.md)
+	$(PY) -m tests.faults --count $(COUNT) --seed $(SEED) --report $(REPORT)
 
 check: env  ## ruff, mypy --strict, import contracts
 	.venv/bin/ruff check .

@@ -1,6 +1,22 @@
 """Play many seeded faults, and say what came of them: python -m tests.faults --count 1000 --seed 1.
 
 One fault is one number: the same number is the same fault. To see one again: --count 1 --seed NUMBER.
+
+what may happen                                              is played by
+killed: a driver, at any moment and at every failpoint       kill at a failpoint, kill at any moment, driver killed
+killed: worker, scheduler, merge                             worker killed, scheduler killed, kill while merging
+asked to end, with grace                                     terminate; tests/slurm for USR1 and preemption
+full disk, EIO, read-only                                    disk full, EIO once, EIO again and again, read-only
+torn and truncated chunks, lost writes                       torn write, lost write, power cut, power cut at the end
+bits flipped: output, record, documents (plan, flags, ...)   rot: output, rot: record, rot: document, rot: plan or flags in mid-run
+bits flipped: input, weights; input missing                  rot: input, rot: input behind a link, rot: weights
+NaN, constant, out of range; a poison slab                   mad restorer; tests/test_crew.py for slabs that kill
+out of memory                                                out of memory, worker out of memory
+hung worker, zombie commits                                  hung worker, worker sleeps, zombie worker, zombie
+locks, stale and live; two drivers                           locks, two drivers; races: tests/faults/racing.py
+clocks that jump                                             clock jumps, clock set (libfaketime)
+S3 errors; a network that is cut                             S3 errors, network cut (a network namespace)
+one byte changed by someone                                  tests/faults/tampering.py
 """
 
 from __future__ import annotations
@@ -72,7 +88,7 @@ def table(outcomes: list[Outcome]) -> str:
 
 
 def main() -> None:
-    words = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    words = argparse.ArgumentParser(prog="python -m tests.faults", description=(__doc__ or "").partition("\n\nwhat may")[0])
     words.add_argument("--count", type=int, default=1000)
     words.add_argument("--seed", type=int, default=1)
     words.add_argument("--kind", action="append", choices=sorted(KINDS), help="only this kind; may be given again")
@@ -99,6 +115,7 @@ def main() -> None:
     if asked.report:
         command = " ".join(["python -m tests.faults", *sys.argv[1:]])
         where = f"{os.cpu_count()} CPUs, {platform.machine()}"
+        Path(asked.report).parent.mkdir(parents=True, exist_ok=True)
         Path(asked.report).write_text(f"# faults, {time.strftime('%Y-%m-%d')}\n\n`{command}` on {where}.\n\n{seeds} {NOTE}\n\n{table(outcomes)}\n")
     sys.exit(any(o.wrong or o.again for o in outcomes))
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.cluster import DASK_YAML
@@ -25,13 +26,13 @@ PATIENCE_S = 240.0
 LATER_S = 90.0  # for orphans to end
 
 
-def begin(stage: Stage, *, faults: str = "", seed: int = 0, before: tuple[str, ...] = (), site: dict[str, object] | None = None, **env: str) -> subprocess.Popen[bytes]:
-    """`zmend run` with workers, as people start it, in a group of its own. before: a command that it is given to."""
+def begin(stage: Stage, *, faults: str = "", seed: int = 0, before: tuple[str, ...] = (), site: dict[str, object] | None = None, code: str = "", **env: str) -> subprocess.Popen[bytes]:
+    """`zmend run` with workers, as people start it, in a group of its own. before: a command that it is given to. code: run first."""
     config = stage.world.config(stage.out, site={"workers": WORKERS, "slab_px": 32, **(site or {})})
     there = config.rename(stage.folder / "workers.yaml")
     stage.world.config(stage.out)  # what is run afterwards has no workers
     asked = {ENV: ",".join(filter(None, (faults, stage.note))), SEED: str(seed), MARKS: str(stage.folder / "marks"), "PYTHONPATH": str(ROOT)}
-    words = [*before, sys.executable, "-m", "pipeline", "run", str(there), "--json"]
+    words = [*before, sys.executable, *(["-c", f"{code}; from pipeline.cli import main; main()"] if code else ["-m", "pipeline"]), "run", str(there), "--json"]
     with stage.said.open("ab") as said:
         return subprocess.Popen(words, cwd=stage.folder, env={**os.environ, **asked, **env}, stdout=said, stderr=said, start_new_session=True)
 
@@ -144,6 +145,21 @@ def worker_sleeps(stage: Stage, rng: random.Random, outcome: Outcome) -> Outcome
     return went(stage, outcome, over(process), {0})
 
 
+def hung_worker(stage: Stage, rng: random.Random, outcome: Outcome) -> Outcome:
+    """A worker is stopped for longer than slabs may take: others do its slabs. When all have records it wakes, and
+    commits late: what it writes changes nothing."""
+    outcome.what = f"{rng.choice(['read', 'restore', 'record'])}=stop@{rng.randint(1, 2)}"
+    process = begin(stage, faults=outcome.what, code="import pipeline.pace as p; p.LATE_S, p.ENOUGH = 0.5, 4")
+    until(lambda: stage.struck or process.poll() is not None)
+    outcome.struck = stage.struck > 0
+    if not until(lambda: finished(stage.out) == stage.world.slabs or process.poll() is not None):
+        outcome.wrong.append(f"the others did not do its slabs: {tail(stage)}")
+    for pid in group(process.pid):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+    return went(stage, outcome, over(process), {0})
+
+
 def scheduler_killed(stage: Stage, rng: random.Random, outcome: Outcome) -> Outcome:
     """A scheduler of its own, with a worker, is killed in the middle: the driver gives up in words."""
     file, env = stage.folder / "scheduler.json", {**os.environ, "DASK_CONFIG": str(DASK_YAML), "PYTHONPATH": str(ROOT)}
@@ -216,6 +232,7 @@ KINDS = {
     "driver killed": driver_killed,
     "zombie worker": zombie_worker,
     "worker sleeps": worker_sleeps,
+    "hung worker": hung_worker,
     "scheduler killed": scheduler_killed,
     **({"network cut": network_cut} if _may_cut() else {}),
     **({"S3 errors": s3_errors} if there() else {}),
