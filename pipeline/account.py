@@ -52,12 +52,14 @@ def account(out: str, run: str = "") -> Json:
     }
 
 
-def events(files: Files) -> list[Json]:
+def events(files: Files, about: str = "") -> list[Json]:
     """The events of a run in order, from its folder; on object stores they lie in parts. One cut short by a kill is
-    left out."""
+    left out. about: only those that have these words in them, as a slab's id; of a million the others are not parsed.
+    """
     parts = [n for n in files.names() or () if n.startswith("log.") and n.endswith(".jsonl")]
     lines = [line for part in sorted(parts) for line in (files.read(part) or b"").splitlines()]
-    return [json.loads(line) for line in lines if line.startswith(b"{") and line.endswith(b"}")]
+    words = about.encode()
+    return [json.loads(line) for line in lines if words in line and line.startswith(b"{") and line.endswith(b"}")]
 
 
 def _iso(time: str) -> str:

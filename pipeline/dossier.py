@@ -56,7 +56,7 @@ def dossier(out: str, called: str) -> Json:
         "read": [list(slab.read.start), list(slab.read.stop)],
         "flags": _flags(slab, job),
         "state": "pending" if record is None else record["status"],
-        "attempts": _attempts(out, {slab.id}),
+        "attempts": _attempts(out, slab.id),
         "record": None if record is None else {k: record[k] for k in SAID if k in record},
         "inputs_match": inputs,
         "chunks": chunks,
@@ -125,14 +125,14 @@ def _flags(slab: Slab, job: Job) -> list[Json]:
     return found
 
 
-def _attempts(out: str, ids: set[str]) -> list[Json]:
+def _attempts(out: str, slab_id: str) -> list[Json]:
     """What the logs of all runs say of the slab, in order: failures, copies, and how it ended."""
     runs = Files(out) / "zmend/runs"
     return [
         {"run": name} | {k: v for k, v in event.items() if k not in ("slab", "write")}
         for name in sorted(runs.names() or ())
-        for event in events(runs / name)
-        if event.get("kind") in TOLD and event.get("slab") in ids
+        for event in events(runs / name, about=slab_id)
+        if event.get("kind") in TOLD and event.get("slab") == slab_id
     ]
 
 
