@@ -160,8 +160,14 @@ def _mean(network: AnisoUNet3D, condition: Condition, sampler: Sampler) -> Tenso
 
 
 def _blind(network: AnisoUNet3D, condition: Condition) -> Tensor:
-    """The network's own posterior mean: one evaluation that sees nothing of the target but its known pixels."""
-    return _denoise(network, condition, torch.zeros_like(condition.target), SIGMA_MAX)
+    """The network's own posterior mean: one evaluation that sees nothing of the target but its known pixels.
+
+    In float32 on a CPU: everything starts from it, and is sharpened, so bfloat16's rounding would tell one tiling from
+    another by more than a grey level (`benchmarks/results/halo.md`).
+    """
+    device = condition.target.device.type
+    with torch.autocast(device, enabled=device != "cpu" and torch.is_autocast_enabled(device)):
+        return _denoise(network, condition, torch.zeros_like(condition.target), SIGMA_MAX)
 
 
 def _detailed(clean: Tensor, condition: Condition, sampler: Sampler) -> Tensor:

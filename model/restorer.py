@@ -34,10 +34,11 @@ if TYPE_CHECKING:
 
     from model.network import AnisoUNet3D
 
-VERSION = 3  # of the code between the weights and a voxel; raise it whenever a voxel can change
+VERSION = 4  # of the code between the weights and a voxel; raise it whenever a voxel can change
 # For estimates only. Measured with the shipped weights, 4 steps, batch 1, one quiet CPU thread (a tile of 256 px, halo
-# included, takes 2.8 s); a GPU is far faster.
-MPX_S = 0.023
+# included, takes 4.9 s); a GPU is far faster.
+MPX_S = 0.013
+BLIND = 4  # evaluations in bfloat16 take as long as the first one, which is in float32
 MEMORY_BYTES = 600 << 20
 _SAMPLER_OPTIONS = tuple(f.name for f in fields(Sampler))
 _OPTIONS = ("weights", "seed", "voxel_nm", "batch", "threads", "device", "compile", *_SAMPLER_OPTIONS)
@@ -94,14 +95,14 @@ class DiffusionRestorer:
     @property
     def needs(self) -> dict[str, object]:
         """What the pipeline must provide: context, tile, halo, stride, batch; and the digest that a recipe binds to."""
-        c, evaluations = self._card, self._sampler.evaluations
+        c, work = self._card, _work(self._sampler)
         return {
             "name": f"diffusion/{c.name}", "digest": self._digest(), "context": c.context, "max_gap": c.max_gap,
             "tile": c.tile, "halo": c.halo, "stride": c.stride, "batch": self._batch,
             "one_sided": False, "spread": True,
             "voxel_nm_min": list(c.voxel_nm_min), "voxel_nm_max": list(c.voxel_nm_max),
-            "memory_bytes": MEMORY_BYTES, "mpx_s": round(MPX_S * 4 / evaluations, 6),
-            "draw_cost": round(ensemble(self._sampler).evaluations / evaluations, 4),
+            "memory_bytes": MEMORY_BYTES, "mpx_s": round(MPX_S * (BLIND + 3) / work, 6),
+            "draw_cost": round(_work(ensemble(self._sampler)) / work, 4),
         }  # fmt: skip
 
     def _digest(self) -> str:
@@ -261,6 +262,11 @@ class DiffusionRestorer:
             network = load_network(self._path, self._card).to(device)
             self._network = _compiled(network) if self._compile else network
         return self._network
+
+
+def _work(sampler: Sampler) -> int:
+    """How long a sample takes, in evaluations in bfloat16."""
+    return sampler.evaluations + (BLIND - 1 if sampler.start == "bridge" else 0)
 
 
 def _compiled(network: AnisoUNet3D) -> AnisoUNet3D:

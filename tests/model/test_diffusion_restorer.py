@@ -246,8 +246,8 @@ def missing(window: np.ndarray) -> np.ndarray:
 def test_two_tilings_agree_within_a_grey_level(shipped: DiffusionRestorer, data_folder: Path) -> None:
     """Neighbouring tiles, each with the declared halo: where both are valid (their shared core edge), they agree."""
     halo = int(str(shipped.needs["halo"]))
-    window, _ = real(data_folder, 2 * halo + 96)
-    n = 2 * halo + 64
+    window, _ = real(data_folder, 2 * halo + 224)
+    n = 2 * halo + 192
     a, b = window[..., :n, :n], window[..., 32 : 32 + n, 32 : 32 + n]
     one = shipped.restore(a, missing(a), (2, 3), np.array([[14, 0, 0]]))[0, 2]
     two = shipped.restore(b, missing(b), (2, 3), np.array([[14, 32, 32]]))[0, 2]
