@@ -25,7 +25,7 @@ from pipeline.slab import ABSENT, restore
 from pipeline.summary import status
 from pipeline.verify import verify
 from pipeline.volume import Volume
-from tests.jobs import NM, SHAPE, Job, build, command, save, store_digest, tissue, tree, voxel_digest, voxels
+from tests.jobs import NM, SHAPE, TOY, Job, build, command, save, store_digest, tissue, tree, voxel_digest, voxels
 from tests.stores import KINDS, noise, write_volume
 
 KEYS = {"run", "slabs", "done", "quarantined", "not_restorable", "voxels_restored", "bytes_read", "bytes_written", "seconds", "output"}
@@ -515,3 +515,20 @@ def test_half_made_files_are_swept_by_the_next_run_and_never_under_a_live_one(jo
     job.run()
     assert store_digest(out) == before
     assert not list(out.rglob("*.partial"))
+
+
+def test_a_merge_that_is_behind_its_overlay_counts_as_none(job: Job) -> None:
+    """A second run is stopped after its first slab: what was merged before is not what the overlay holds now."""
+    job.run()
+    assert status(str(job.folder / "out.zarr"))["merged"]
+    stop = Stop()
+
+    def until_the_first(event: dict) -> None:
+        stop.requested |= event["kind"] == "slab"
+
+    with pytest.raises(Interrupted):
+        run(propose(job.load(recipe={"restorer": TOY, "seed": 5})), stop=stop, on_event=until_the_first)
+    assert not status(str(job.folder / "out.zarr"))["merged"]
+    job.run(recipe={"restorer": TOY, "seed": 5})
+    assert status(str(job.folder / "out.zarr"))["merged"]
+    check(job.folder / "out.zarr")
