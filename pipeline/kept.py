@@ -57,14 +57,31 @@ class Kept:
             if wrong:
                 yield f"{name} chunk {box} of slab {record['slab']}: {wrong}"
 
+    def hold(self, record: Json) -> None:
+        """Keep also what is in force of a record that is to come back, and is not kept: equal bytes by another run, or
+        by its own under another id. Before anything is retired, which moves what is in force to its own run's place."""
+        self._fence()
+        copied = []
+        for name, array, box, _ in self._chunks(record):
+            place = self._place(record, name)
+            for key in array.keys(box):
+                there = self.files.stat(f"{place}/{key}") is not None
+                if not there and (raw := array.files.read(key)) is not None:
+                    self._describe(array, place)
+                    self.files.put(f"{place}/{key}", raw)
+                    copied.append(f"{place}/{key}")
+        self.files.sync(copied)
+
     def give(self, record: Json) -> None:
         """Put the chunks of a record where they were, byte for byte; they are kept still. Raises OSError where other
-        voxels come back."""
+        voxels come back, or nothing is kept; that is found before the array is touched there."""
         self._fence()
         for name, array, box, digest in self._chunks(record):
             place = self._place(record, name)
             for key in array.keys(box):
-                array.files.put(key, self.files.read(f"{place}/{key}") or b"")
+                if (raw := self.files.read(f"{place}/{key}")) is None:
+                    raise OSError(f"{place}/{key} was there when the revert began, and is gone")
+                array.files.put(key, raw)
             array.files.sync(array.keys(box))
             if voxels_sha256(array.read(box)) != digest:
                 raise OSError(f"other voxels came back from {name} chunk {box} of {array.uri} than were written")
@@ -92,7 +109,7 @@ class Kept:
         return [f"{place}/{key}" for place, keys in chunks for key in keys]
 
     def _held(self, record: Json, name: str, box: Box) -> Volume | None:
-        """The array that holds a chunk: of what is kept; in force where its slab has only another id by now."""
+        """The array that holds a chunk: of what is kept; else in force, of which `hold` makes a kept one."""
         kept = self._place(record, name)
         arrays = [self._open(kept)] if node_at(self.files / kept) is not None else []
         there = (a for a in (*arrays, self.arrays[name]) if all(a.files.stats(a.keys(box))))

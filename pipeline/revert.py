@@ -212,7 +212,10 @@ def _act(
     if "signature" not in change.beside.beside:
         signature.take_away(out, run_id, tell)
     change.beside.put_beside(out, change.names)
-    retire(ledger, change.stale, Kept(out, arrays, lock.held), run_id)
+    kept = Kept(out, arrays, lock.held)
+    for record in change.back:
+        kept.hold(record)
+    retire(ledger, change.stale, kept, run_id)
     erase(seen.strays, arrays)
     _shape(out, job)
     kept = Kept(out, made_arrays(out), lock.held)

@@ -207,6 +207,19 @@ def test_what_was_kept_and_is_gone_or_changed_is_told_before_anything_is_touched
     assert "config" in refused(out, runs(out)[1], "the record of slab .* is gone").do
 
 
+def test_what_is_in_force_need_not_be_kept(tmp_path: Path) -> None:
+    """A slab done again comes out the same: its bytes in force are those that were kept, and serve as well."""
+    job = build(tmp_path, SHAPE, chunks=(2, 64, 64))
+    job.flags("3\n")
+    job.run(**PARTS)
+    out, first = tmp_path / "out.zarr", outcome(tmp_path / "out.zarr")
+    redone = run(propose(job.load(**PARTS)), redo=[min(Ledger(str(out)).ids())])["run"]
+    shutil.rmtree(out / "zmend/kept")
+    assert revert(str(out), redone)["brought_back"] == 1
+    assert outcome(out) == first
+    check(out)
+
+
 def test_a_source_that_was_changed_since_is_told(job: Job) -> None:
     out, raw = job.folder / "out.zarr", Volume.open(str(job.raw), writable=True)
     raw.write(Box((4, 0, 0), (6, *SHAPE[1:])), 255 - job.damaged[4:6])
