@@ -394,10 +394,11 @@ class Story(_Document):
 
 
 class Skipped(_Document):
-    """A verification that was not needed."""
+    """Not verified: nothing that is recorded has changed since then. nights: ended like this since."""
 
-    ok: bool
     skipped: str
+    verified_at: str
+    nights: int
 
 
 class Night(_Document):

@@ -3,7 +3,7 @@
     CONFIG.nightly/         beside the configuration
       lock                  a second cycle ends at once
       20261122T020001.md    a page a cycle
-      last.json             what was verified last: what is the same need not be read again
+      last.json             what was verified last, and when: what is recorded the same is not read again, for a while
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import socket
 import time
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,19 @@ from pipeline.attempts import OnEvent
 from pipeline.config import Config
 from pipeline.errors import Interrupted, UsageError, ZmendError
 from pipeline.explain import explain
+from pipeline.files import Files
 from pipeline.job import Proposal, propose
 from pipeline.lock import StoreLock
 from pipeline.merge import read_merge
 from pipeline.page import headline, page
 from pipeline.run import Stop, run
 from pipeline.scan import scan
+from pipeline.seal import KEY as SEAL
+from pipeline.signature import signed
 from pipeline.store import is_store, open_overlay
 from pipeline.verify import Level, verify
+
+VERIFY_EVERY = 30  # cycles: no night sees bits that rot, unless it reads them
 
 Json = dict[str, Any]
 
@@ -42,6 +48,7 @@ class Nightly:
     sensitivity: str = "medium"
     level: Level | None = "lineage"  # of verify; none: not verified
     on_event: OnEvent = lambda _: None
+    every: int = VERIFY_EVERY  # cycles after which all is verified though nothing has changed; 0: never
 
     def cycle(self, stop: Stop | None = None) -> Json:
         """Scan, plan, run and verify; what was done, as a document, also where verify found something.
@@ -96,16 +103,18 @@ class Nightly:
         return {k: v for k, v in found.items() if k != "rows"}
 
     def _verify(self, level: Level, proposal: Proposal, told: Json) -> Json:
-        """Unless plan, merge and source are those of the last cycle, in which all of it was in order."""
+        """Unless all that is recorded is as it was when all of it was in order, a few cycles ago at most."""
         out, file = proposal.config.output.path, self.folder / "last.json"
-        manifest = (read_merge(out) or {}).get("source_manifest", "")
-        now = {"plan": proposal.plan.hash, "manifest": manifest, "level": level}
-        if _read(file) == now:
-            return {"ok": True, "skipped": "As it was verified before: nothing has changed since."}
+        now = {**_recorded(out), "plan": proposal.plan.hash, "level": level}
+        last = _read(file)
+        if now["seal"] and last.get("of") == now and (self.every == 0 or last["nights"] + 1 < self.every):
+            last["nights"] += 1
+            file.write_text(json.dumps(last))
+            return {"skipped": _not_read(out, last, self.every), "verified_at": last["at"], "nights": last["nights"]}
         file.unlink(missing_ok=True)
         found = verify(out, level=level)
         if found["ok"]:
-            file.write_text(json.dumps(now))
+            file.write_text(json.dumps({"of": now, "at": _now(), "nights": 0}))
         return found
 
     def _end(self, told: Json) -> None:
@@ -134,10 +143,25 @@ def _now() -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _read(file: Path) -> Any:
+def _recorded(out: str) -> Json:
+    """All that a store says of itself: its documents by their seal, its records, the chunks of the source."""
+    manifest = (read_merge(out) or {}).get("source_manifest", "")
+    sealed = Files(out).read(SEAL) or b""  # absent: somebody is writing, or was killed
+    seal = sha256(sealed).hexdigest() if sealed else ""
+    return {"manifest": manifest, "seal": seal, "records": signed(out)["records"]}
+
+
+def _not_read(out: str, last: Json, every: int) -> str:
+    then = f"every {every} nights (--verify-every)" if every else "never again by itself (--verify-every 0)"
+    return (
+        f"Not verified tonight. Nothing that is recorded has changed since {last['at']}, when all was in order, level "
+        f"{last['of']['level']}. Bits that rot are not looked for: `zmend verify {out}` does, and this command {then}."
+    )
+
+
+def _read(file: Path) -> Json:
     try:
-        return json.loads(file.read_text())
+        last = json.loads(file.read_text())
+        return last if isinstance(last, dict) and {"of", "at", "nights"} <= last.keys() else {}
     except (OSError, ValueError):
-        return None
-
-
+        return {}

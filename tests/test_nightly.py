@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pipeline.errors import Interrupted, StoreLockedError, UsageError
 from pipeline.lock import StoreLock
 from pipeline.nightly import Nightly
 from pipeline.page import MOST, page
+from pipeline.revert import revert
 from pipeline.run import Stop
 from pipeline.store import open_labels
 from tests.jobs import voxels
@@ -54,7 +56,7 @@ def test_a_volume_that_grows_is_kept_mended(stack: NDArray[np.uint8], tmp_path: 
     assert text.startswith("# zmend nightly: done\n") and "section 14, missing, y " in text and "ok, level lineage" in text
     told, done = nightly(tmp_path)
     assert (done, told["headline"], told["scan"]["looked_at"]) == ([], "nothing new", 0)
-    assert "nothing has changed since" in told["verify"]["skipped"]
+    assert told["verify"]["skipped"].startswith("Not verified tonight. Nothing that is recorded has changed since")
     grow(uri, stack, 33)
     told, done = nightly(tmp_path)
     assert (done, told["new"], told["scan"]["new"][0]["z_start"]) == ([31], 9, 31)
@@ -140,6 +142,26 @@ def test_a_verification_that_fails_is_said_every_night(stack: NDArray[np.uint8],
         if result.exit_code != 5 and getattr(result.exception, "exit_code", 0) != 5:
             raise AssertionError(result.output) from result.exception
         assert not json.loads(result.stdout)["verify"]["ok"]
+
+
+def test_no_night_claims_a_verification_that_was_not(stack: NDArray[np.uint8], tmp_path: Path) -> None:
+    save(tmp_path / "raw.zarr", stack[:8])
+    config(tmp_path)
+    assert nightly(tmp_path)[0]["verify"]["ok"]
+    out = str(tmp_path / "mended.zarr")
+    revert(out, max(p.name for p in (tmp_path / "mended.zarr/zmend/runs").iterdir()))
+    assert nightly(tmp_path)[0]["verify"]["ok"], "all was made anew, by the same plan"
+    chunk = next(p for p in (tmp_path / "mended.zarr/0").rglob("4/0/0"))
+    times, raw = chunk.stat(), bytearray(chunk.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    chunk.write_bytes(raw)
+    os.utime(chunk, ns=(times.st_atime_ns, times.st_mtime_ns))
+    night = nightly(tmp_path, every=2 + 1)[0]
+    told = night["verify"]
+    assert "ok" not in told and told["nights"] == 1 and f"`zmend verify {out}` does" in told["skipped"]
+    assert "## Verified\n\nNot verified tonight." in Path(night["page"]).read_text()
+    assert "never again by itself" in nightly(tmp_path, every=0)[0]["verify"]["skipped"]
+    assert not nightly(tmp_path, every=2 + 1)[0]["verify"]["ok"], "the third night reads all of it again"
 
 
 def test_the_page_stays_a_page() -> None:

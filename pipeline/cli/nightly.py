@@ -21,6 +21,14 @@ from pipeline.cli.root import as_json, config_of, interrupts, say
     show_default=True,
     help="How deep the store is verified when it has changed; see zmend verify.",
 )
+@click.option(
+    "--verify-every",
+    "every",
+    type=click.IntRange(0),
+    default=30,
+    show_default=True,
+    help="Cycles after which all is verified though nothing that is recorded has changed: bits rot. 0: never.",
+)
 @click.option("--site", metavar="FILE", help="Work on this site instead of the configuration's (deploy/site-*.yaml).")
 @click.option(
     "--render",
@@ -30,7 +38,15 @@ from pipeline.cli.root import as_json, config_of, interrupts, say
 @click.option("--at", default="", metavar="WHEN", help="With --render. Default: '0 2 * * *'; for sbatch 02:00.")
 @as_json
 def nightly(
-    config: str, seek: bool, sensitivity: str, level: str, site: str | None, render: str | None, at: str, as_json: bool
+    config: str,
+    seek: bool,
+    sensitivity: str,
+    level: str,
+    every: int,
+    site: str | None,
+    render: str | None,
+    at: str,
+    as_json: bool,
 ) -> None:
     """Scan what is new, plan, run, verify, and write a page about it. Made to be called every night.
 
@@ -48,7 +64,7 @@ def nightly(
     asked, path = config_of(config, site), Path(config).resolve()
     folder = path.with_suffix(".nightly")
     if render is not None:
-        _print(render, asked.site, path, folder, _args(seek, sensitivity, level, site), at, as_json)
+        _print(render, asked.site, path, folder, _args(seek, sensitivity, level, every, site), at, as_json)
         return
     from pipeline import show
     from pipeline.errors import VerifyError
@@ -57,9 +73,9 @@ def nightly(
 
     stop, wanted = Stop(), None if level == "none" else level
     with interrupts(stop), show.Progress(quiet=as_json) as progress:
-        told = Nightly(asked, folder, seek, sensitivity, wanted, progress).cycle(stop)  # type: ignore[arg-type]
+        told = Nightly(asked, folder, seek, sensitivity, wanted, progress, every).cycle(stop)  # type: ignore[arg-type]
     say(told, as_json, show.night)
-    if not told.get("verify", {"ok": True})["ok"]:
+    if not told.get("verify", {}).get("ok", True):
         raise VerifyError("verification failed", where=told["output"], do=f"read {told['page']}")
     if told["run"]["quarantined"]:
         raise SystemExit(4)
@@ -73,12 +89,13 @@ def _print(kind: Any, site: Any, config: Any, folder: Any, args: list[str], at: 
     say({"render": kind, "text": text}, as_json, lambda document: click.echo(document["text"], nl=False))
 
 
-def _args(seek: bool, sensitivity: str, level: str, site: str | None) -> list[str]:
+def _args(seek: bool, sensitivity: str, level: str, every: int, site: str | None) -> list[str]:
     """The options of the cycle that is rendered: those that are not as they are by default, paths whole."""
     from pathlib import Path
 
     found = [] if seek else ["--no-scan"]
     found += [] if sensitivity == "medium" else ["--sensitivity", sensitivity]
     found += [] if level == "lineage" else ["--verify", level]
+    found += [] if every == 30 else ["--verify-every", str(every)]
     found += ["--site", str(Path(site).resolve())] if site else []
     return [*found, "--json"]
