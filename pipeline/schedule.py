@@ -40,7 +40,8 @@ def render(kind: Kind, site: Site, config: Path, folder: Path, args: list[str], 
     )
     jinja.filters["quote"] = lambda value: shlex.quote(str(value))
     jinja.filters["percent"] = lambda text: text.replace("%", r"\%")  # in a crontab a bare % ends the line
-    command = [sys.executable, "-m", "pipeline", "nightly", str(config), *args]
+    # -P: a pipeline.py that lies beside the configuration must not be taken for ours
+    command = [sys.executable, "-P", "-m", "pipeline", "nightly", str(config), *args]
     return jinja.get_template(WHERE[kind]).render(
         site=site, at=at, name=_name(site, config), config=config, folder=folder, command=shlex.join(command),
         path=_path(), here=config.parent, cores=_cores(site),

@@ -43,8 +43,9 @@ def job_options(site: Site, lanes: int, dask_yaml: Path) -> dict[str, Any]:
         "job_cpu": site.cores,
         "cores": lanes * site.workers_per_job,  # dask's word for threads; what SLURM gives is job_cpu
         "processes": site.workers_per_job,
-        # exec: the worker takes the shell's place, and gets the signals that SLURM sends to the shell
-        "python": f"exec {shlex.quote(sys.executable)}",
+        # exec: the worker takes the shell's place, and gets the signals that SLURM sends to the shell. -P: modules of
+        # the folder that it starts in must not be taken for the installed ones
+        "python": f"exec {shlex.quote(sys.executable)} -P",
         "worker_command": WORKERS[site.gpus > 0],
         "worker_extra_args": worker_args(site),
         "job_extra_directives": directives(site),

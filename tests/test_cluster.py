@@ -184,7 +184,7 @@ def test_a_job_is_told_what_the_site_says() -> None:
     options = job_options(site, LANES, DASK_YAML)
     assert options["worker_command"] == "dask_cuda.cli"
     assert (options["cores"], options["processes"], options["job_cpu"]) == (2 * LANES, 2, 8), "dask's threads are not SLURM's cores"
-    assert options["python"] == f"exec {sys.executable}"
+    assert options["python"] == f"exec {sys.executable} -P"
     assert options["job_script_prologue"][0] == "module load cuda"
     assert directives(site) == ["--qos=long", "--gres=gpu:2", "--requeue", "--open-mode=append", "--signal=B:USR1@120", "--constraint=a100"]
     assert job_options(Site(kind="slurm"), LANES, DASK_YAML)["worker_command"] == "distributed.cli.dask_worker"

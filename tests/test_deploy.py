@@ -54,6 +54,11 @@ def test_the_workers_script_asks_for_what_the_site_says() -> None:
         assert part in text, part
 
 
+def test_no_module_of_the_folder_that_a_job_starts_in_is_taken_for_an_installed_one() -> None:
+    calls = [line for text in texts().values() for line in text.splitlines() if sys.executable in line]
+    assert len(calls) == 4 and all(f"{sys.executable} -P -" in line for line in calls)
+
+
 def test_the_driver_asks_for_no_gpu_and_goes_to_its_own_partition() -> None:
     text = texts()["driver.sbatch"]
     assert "#SBATCH --partition=cpu\n" in text

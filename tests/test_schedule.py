@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pipeline.cli import cli
 from pipeline.errors import UsageError
 from pipeline.schedule import AT, Kind, render
 from pipeline.site import Site
+from tests.jobs import ROOT
 
 SLURM = Site.model_validate({
     "kind": "slurm", "partition": "gpu", "driver_partition": "cpu", "account": "em", "qos": "long", "walltime": "08:00:00",
@@ -42,6 +44,17 @@ def test_a_crontab_line_is_one_command_of_the_shell(kind: Kind) -> None:
     assert words[:3] == ["cd", str(CONFIG.parent), "&&"]
     assert words[words.index("nightly") :][:4] == ["nightly", str(CONFIG), "--site", "/data/slurm.yaml"]
     assert (">>/data/my stack/100%/zmend.nightly/cron.log" in words) == (kind == "cron")
+
+
+def test_a_pipeline_of_the_project_is_not_taken_for_ours(tmp_path: Path) -> None:
+    for name in ("pipeline", "dask", "click"):
+        (tmp_path / f"{name}.py").write_text('print("not ours")')
+    folder = tmp_path / "zmend.nightly"
+    folder.mkdir()
+    line = line_of(render("cron", SLURM, tmp_path / "zmend.yaml", folder, ["--json"])).removeprefix("0 2 * * * ")
+    done = subprocess.run(["sh", "-c", line.replace(r"\%", "%")], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+    assert done.returncode == 3, (folder / "cron.log").read_text()
+    assert "the configuration cannot be read" in (folder / "cron.log").read_text()
 
 
 def test_what_slurm_is_asked_for_is_what_the_site_says() -> None:
