@@ -39,6 +39,7 @@ def render(site: Site, config: Path, folder: Path, *, lanes: int, dask_yaml: Pat
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
     jinja.filters["quote"] = lambda value: shlex.quote(str(value))
+    jinja.filters["pattern"] = pattern
     values = {
         "site": site,
         "config": config,
@@ -71,6 +72,11 @@ def driver_site(site: Site, folder: Path) -> dict[str, Any]:
         "threads": site.threads or max(1, site.cores // site.workers_per_job),
         **kept,
     }
+
+
+def pattern(path: str) -> str:
+    """A file as `#SBATCH --output=` takes it: quoted for blanks, and no part of its name a pattern of SLURM's."""
+    return '"{}"'.format(path.replace('"', r"\"").replace("%", "%%"))
 
 
 def memory_bytes(text: str) -> int:

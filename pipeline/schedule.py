@@ -5,13 +5,15 @@ What keeps two cycles apart is zmend's own lock, on any file system and from any
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
-from pipeline.batch import DRIVER_CORES
+from pipeline.batch import DRIVER_CORES, pattern
 from pipeline.errors import UsageError
 from pipeline.site import Site
 
@@ -39,6 +41,7 @@ def render(kind: Kind, site: Site, config: Path, folder: Path, args: list[str], 
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
     jinja.filters["quote"] = lambda value: shlex.quote(str(value))
+    jinja.filters["pattern"] = pattern
     jinja.filters["percent"] = lambda text: text.replace("%", r"\%")  # in a crontab a bare % ends the line
     # -P: a pipeline.py that lies beside the configuration must not be taken for ours
     command = [sys.executable, "-P", "-m", "pipeline", "nightly", str(config), *args]
@@ -59,7 +62,9 @@ def _check(kind: Kind, at: str) -> None:
 
 
 def _name(site: Site, config: Path) -> str:
-    return f"{site.name or f'zmend-{config.stem}'}-nightly"
+    """Of the job, by which SLURM keeps nights apart: no two projects share one, whatever their files are called."""
+    stem = re.sub(r"[^\w.-]", "-", config.stem)
+    return f"{site.name or f'zmend-{stem}'}-{sha256(str(config).encode()).hexdigest()[:8]}-nightly"
 
 
 def _path() -> str:

@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ SLURM = Site.model_validate({
     "setup": ["module load cuda"], "name": "zmend-1",
 })  # fmt: skip
 CONFIG = Path("/data/my stack/100%/zmend.yaml")
+DIGEST = sha256(str(CONFIG).encode()).hexdigest()[:8]
 
 
 def text(kind: Kind, site: Site = SLURM, at: str = "") -> str:
@@ -58,11 +60,17 @@ def test_a_pipeline_of_the_project_is_not_taken_for_ours(tmp_path: Path) -> None
 
 
 def test_what_slurm_is_asked_for_is_what_the_site_says() -> None:
-    wanted = ("--job-name=zmend-1-nightly", "--partition=cpu", "--account=em", "--qos=long", f"--cpus-per-task={DRIVER_CORES}", "--time=08:00:00")
+    wanted = (f"--job-name=zmend-1-{DIGEST}-nightly", "--partition=cpu", "--account=em", "--qos=long", f"--cpus-per-task={DRIVER_CORES}", "--time=08:00:00")
     for kind, word in (("scrontab", "#SCRON"), ("sbatch", "#SBATCH")):
         assert all(f"{word} {option}\n" in text(kind) for option in wanted)  # type: ignore[arg-type]
     assert "module load cuda\n" in text("sbatch")
     assert "--cpus-per-task=6\n" in text("sbatch", Site.model_validate({"workers": 3, "threads": 2}))
+
+
+def test_nights_of_two_projects_are_jobs_of_two_names() -> None:
+    texts = [render("sbatch", SLURM, Path(f"/{p}/zmend.yaml"), Path(f"/{p}/zmend.nightly"), []) for p in ("a", "b")]
+    names = [[line for line in text.splitlines() if "--job-name=" in line] for text in texts]
+    assert len(names[0]) == 1 and names[0] != names[1]
 
 
 @pytest.mark.parametrize("site", [SLURM, Site.model_validate({"workers": 2})], ids=["slurm", "local"])
