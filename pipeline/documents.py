@@ -262,6 +262,7 @@ class Reverted(_Document):
     brought_back: int
     retired: int
     merged: bool
+    dry_run: bool = Field(description="whether this is what would be done; then `run` is empty")
     output: str
     seconds: float
 

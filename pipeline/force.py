@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,13 +37,16 @@ class Survey:
         return Ids.of(np.frombuffer(b"".join(self.made.values()), "S16"))
 
 
-def survey(ledger: Ledger, arrays: Mapping[str, Volume]) -> Survey:
-    """Look at every record, and at which chunks exist. A record that cannot be trusted is put aside."""
+def survey(
+    ledger: Ledger, arrays: Mapping[str, Volume], doubtful: Callable[[str], object] | None = None
+) -> Survey:
+    """Look at every record, and at which chunks exist. A record that cannot be trusted is put aside, unless `doubtful`
+    is to hear of its id instead."""
     shape = next(iter(arrays.values())).shape
     here = [_Present(array) for array in arrays.values()]
     found = Survey()
     made: dict[str, bytearray] = {}
-    for rows in ledger.rows(ledger.discard):  # of one that cannot be trusted nothing is left to retire
+    for rows in ledger.rows(doubtful or ledger.discard):  # of one that cannot be trusted nothing is left to retire
         for shared, alike in rows.each_kind():
             whole = _whole(shared, alike, here, shape)
             found.broken.update(alike.take(~whole).names())

@@ -21,6 +21,7 @@ from pipeline import review, signature
 from pipeline.attempts import OnEvent
 from pipeline.clone import Clone
 from pipeline.errors import RevertError, UsageError
+from pipeline.files import Files
 from pipeline.force import Survey, erase, retire, survey
 from pipeline.ids import Ids
 from pipeline.job import current_plan, empty, keep_plan, of_source, open_job, plan_path, read_plan
@@ -75,8 +76,8 @@ def revert(
         tell({"kind": "begin", "run": run_id, "slabs": len(change.plan.slabs), "todo": len(change.back),
               "retired": len(change.stale)})  # fmt: skip
         _act(out, change, seen, ledger, job, run_id, lock, tell)
-        merged = has_merged(out) and (change.stale or change.back or read_merge(out) is None)
-        if merged:
+        summary = _summary(out, name, run_id, change, whole=not slabs)
+        if summary["merged"]:
             tell({"kind": "merge", "done": 0, "of": 0})
             merge(
                 job.source,
@@ -85,19 +86,44 @@ def revert(
                 progress=lambda done, of: tell({"kind": "merge", "done": done, "of": of}),
                 fence=lock.held,
             )
-        summary = {
-            "run": run_id,
-            "reverted": [name] if slabs else [n for n in changing(out) if name <= n < run_id],
-            "plan": change.plan.hash,
-            "slabs": len(change.plan.slabs),
-            "brought_back": len(change.back),
-            "retired": len(change.stale),
-            "merged": bool(merged),
-            "output": out,
-            "seconds": round(time.perf_counter() - began, 3),
-        }
+        summary["seconds"] = round(time.perf_counter() - began, 3)
         tell({"kind": "end", **summary})
     return summary
+
+
+def would_revert(out: str, run: str, *, slabs: Sequence[str] = ()) -> Json:
+    """What a revert would do, in its words, having looked at all that it looks at; raises what it would. The store is
+    as it was afterwards."""
+    began, name = time.perf_counter(), run_called(out, run)
+    made = Files(out) / "zmend/plans", Files(out) / "zmend/flags"  # where a plan is made for a revert
+    with StoreLock(out):
+        ledger, before = Ledger(out), [set(folder.names() or ()) for folder in made]
+        seen = survey(ledger, made_arrays(out), doubtful=lambda _: None)
+        try:
+            _, change = _find(out, name, slabs, ledger, seen)
+            found = _summary(out, name, "", change, whole=not slabs)
+        finally:
+            for folder, names in zip(made, before, strict=True):
+                for new in set(folder.names() or ()) - names:
+                    folder.delete(new)
+    return {**found, "dry_run": True, "seconds": round(time.perf_counter() - began, 3)}
+
+
+def _summary(out: str, name: str, run_id: str, change: _Change, *, whole: bool) -> Json:
+    """What a revert does, in a stable form. whole: of all slabs, and so of later runs too."""
+    merged = has_merged(out) and (change.stale or change.back or read_merge(out) is None)
+    return {
+        "run": run_id,
+        "reverted": [n for n in changing(out) if name <= n and n != run_id] if whole else [name],
+        "plan": change.plan.hash,
+        "slabs": len(change.plan.slabs),
+        "brought_back": len(change.back),
+        "retired": len(change.stale),
+        "merged": bool(merged),
+        "dry_run": False,
+        "output": out,
+        "seconds": 0.0,
+    }
 
 
 # --- what must come and go

@@ -13,8 +13,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from pipeline.cli import cli
+from pipeline.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "dask", "distributed", "zarr", "numpy", "rich", "pydantic", "yaml")
@@ -139,3 +141,21 @@ def test_a_refusal_of_the_disk_has_words_and_ends_with_7(tmp_path: Path) -> None
 def test_evaluate_has_parts_of_its_own(part: str) -> None:
     done = zmend("evaluate", part, "--help")
     assert done.returncode == 0 and done.stdout.startswith(f"usage: zmend evaluate {part}")
+
+
+@pytest.mark.parametrize(
+    ("args", "name"),
+    [
+        (["run", "mended.zarr", "--revert", ""], "--revert"),
+        (["run", "zmend.yaml", "--redo="], "--redo"),
+        (["run", "zmend.yaml", "--revert", "2026", "--slab", ""], "--slab"),
+        (["run", ""], "an argument"),
+        (["merge", "mended.zarr", "--only", "accepted", "--verdicts", ""], "--verdicts"),
+        (["nightly", "zmend.yaml", "--site", ""], "--site"),
+    ],
+)
+def test_an_empty_argument_is_not_one_that_was_left_out(args: list[str], name: str) -> None:
+    """A shell variable that is not set: `--revert "$RUN"` would run the plan."""
+    with pytest.raises(UsageError, match=f"^{name} is empty") as e:
+        CliRunner().invoke(cli, args, catch_exceptions=False)
+    assert e.value.exit_code == 2 and "shell variable" in e.value.why

@@ -14,20 +14,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import pipeline.ledger
 from pipeline.box import Box
+from pipeline.cli import cli
 from pipeline.errors import Interrupted, PlanChangedError, RevertError, StoreLockedError, UsageError
 from pipeline.job import propose
 from pipeline.ledger import Ledger
 from pipeline.lock import StoreLock
-from pipeline.revert import revert
+from pipeline.revert import revert, would_revert
 from pipeline.run import Stop, run
 from pipeline.store import open_labels
 from pipeline.verify import verify
 from pipeline.volume import Volume
 from tests import independent
-from tests.jobs import ENSEMBLE, NM, ROOT, Job, build, command, put_back, tissue, voxels
+from tests.jobs import ENSEMBLE, NM, ROOT, Job, build, command, put_back, tissue, tree, voxels
 from tests.stores import kind, write_volume
 
 SHAPE = (12, 140, 140)
@@ -139,7 +141,7 @@ def counted(method):
     return call
 for name in ("put", "create", "move", "delete", "sync"):
     setattr(Files, name, counted(getattr(Files, name)))
-from pipeline.revert import revert
+from pipeline.revert import revert, would_revert
 revert(sys.argv[1], sys.argv[2])
 """
 
@@ -333,6 +335,42 @@ def test_as_a_command_with_the_configuration_or_the_store(job: Job) -> None:
     log = [json.loads(line) for line in (out / "zmend/runs" / said["run"] / "log.jsonl").read_text().splitlines()]
     assert log[0]["kind"] == "begin" and log[-1]["kind"] == "end"
     assert json.loads((out / "zmend/runs" / said["run"] / "config.json").read_text()) == {"revert": last, "slabs": []}
+
+
+def test_a_dry_run_tells_what_a_revert_would_do_and_does_nothing(job: Job) -> None:
+    out = job.folder / "out.zarr"
+    for run_id in runs(out):  # what the first found has a plan that is made for the revert
+        before = tree(out)
+        would = would_revert(str(out), run_id)
+        assert tree(out) == before
+        assert would["dry_run"] and would["run"] == "" and would["retired"] > 0
+    process = command("run", "zmend.yaml", "--revert", runs(out)[1], "--dry-run", "--json", cwd=job.folder)
+    said = json.loads(process.communicate(timeout=200)[0])
+    assert process.returncode == 0 and tree(out) == before and said["brought_back"] > 0
+    done = revert(str(out), runs(out)[1])
+    same = set(said) - {"run", "seconds", "dry_run", "output"}
+    assert {k: said[k] for k in same} == {k: done[k] for k in same}
+    shutil.rmtree(out / "zmend/kept")
+    with pytest.raises(RevertError, match="parts of that state are lost"):
+        would_revert(str(out), done["run"])
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--sign", "nofile.pem"], "--sign does not go with --revert"),
+        (["--redo", "ab", "--plan", "p.json", "--site", "s.yaml"], "--plan, --redo, --site do not go with --revert"),
+        (["--only", "rejected", "--verdicts", "v.csv"], "--only does not go with --revert"),
+        (["--render"], "--render does not go with --revert"),
+        (["--certificate", "0"], "--certificate does not go with --revert"),
+    ],
+)
+def test_options_that_a_revert_does_not_heed_are_refused(finished: Job, more: list[str], words: str) -> None:
+    out = finished.folder / "out.zarr"
+    before = runs(out)
+    with pytest.raises(UsageError, match=words) as e:
+        CliRunner().invoke(cli, ["run", str(out), "--revert", before[1], *more], catch_exceptions=False)
+    assert e.value.exit_code == 2 and runs(out) == before
 
 
 def test_slabs_that_only_have_other_ids_by_now_go_back_to_their_old_ones(tmp_path: Path) -> None:

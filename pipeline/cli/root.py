@@ -16,7 +16,7 @@ Exit codes: 0 ok · 1 bug · 2 usage · 3 invalid config or input · 4 finished 
 
 
 class _Verbs(click.Group):
-    """A group whose unknown verbs meet the nearest known one."""
+    """A group whose unknown verbs meet the nearest known one, and in which no argument is empty."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -27,7 +27,17 @@ class _Verbs(click.Group):
             near = difflib.get_close_matches(args[0], self.commands, n=1)
             hint = f" Did you mean '{near[0]}'?" if near else f" Verbs: {', '.join(self.commands)}."
             raise click.UsageError(f"there is no verb '{args[0]}'.{hint}", ctx)
+        _refuse_empty(args)
         return super().resolve_command(ctx, args)
+
+
+def _refuse_empty(args: list[str]) -> None:
+    """Raises UsageError for an empty argument: of a revert without its run an ordinary run would be made."""
+    for before, text in zip(["", *args], args, strict=False):
+        if text == "" or (text.startswith("--") and text.endswith("=")):
+            name = text.rstrip("=") or (before if before.startswith("-") else "an argument")
+            why, do = "perhaps it is a shell variable that is not set", "say what it is, or leave it out"
+            raise UsageError(f"{name} is empty", why=why, do=do)
 
 
 @click.group(

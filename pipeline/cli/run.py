@@ -25,7 +25,7 @@ from pipeline.errors import UsageError
 @click.option("--revert", metavar="RUN", help="Bring back, byte for byte, what was there before this run.")
 @click.option("--slab", multiple=True, metavar="SLAB", help="With --revert: of this slab only.")
 @click.option("--sign", metavar="FILE", help="Sign the outcome with this private key (Ed25519, PEM).")
-@click.option("-n", "--dry-run", is_flag=True, help="Say what would be done; do nothing.")
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would be done, also by --revert; do nothing.")
 @click.option("--site", metavar="FILE", help="Run on this site instead of the configuration's (deploy/site-*.yaml).")
 @click.option(
     "--render",
@@ -66,8 +66,11 @@ def run(
     from pipeline.job import changes, propose, read_plan
 
     both_or_neither(only, verdicts)
-    if revert or slab:
-        _revert(config, revert or "", slab, as_json)
+    if revert is not None or slab:
+        others = {"--plan": reviewed, "--redo": redo, "--certificate": certificate, "--only": only, "--sign": sign,
+                  "--site": site, "--render": render}  # fmt: skip
+        given = [name for name, value in others.items() if value not in (None, ())]
+        _revert(config, revert, slab, given, dry_run, as_json)
         return
     asked = config_of(config, site)
     if render is not None:
@@ -106,25 +109,32 @@ def _read_verdicts(path: str, proposal: Any) -> Any:
     return read(path, proposal.plan.slabs)
 
 
-def _revert(config: str, run: str, slabs: tuple[str, ...], as_json: bool) -> None:
-    """Of a configuration's output, or of a store that is named itself."""
+def _revert(
+    config: str, run: str | None, slabs: tuple[str, ...], others: list[str], dry_run: bool, as_json: bool
+) -> None:
+    """Of a configuration's output, or of a store that is named itself. others: options that are given beside it."""
     from pipeline import show
-    from pipeline.revert import revert
+    from pipeline.revert import revert, would_revert
     from pipeline.store import is_store
 
-    if not run:
+    if run is None:
         raise UsageError(
             "--slab goes with --revert", do="--redo SLAB makes a slab anew; --revert RUN --slab SLAB brings it back"
         )
-    asked = None if is_store(config) else config_of(config).output
-    with show.Progress(quiet=as_json) as progress:
-        found = revert(
-            config if asked is None else asked.path,
-            run,
-            slabs=slabs,
-            clone="auto" if asked is None else asked.clone,
-            on_event=progress,
+    if others:
+        raise UsageError(
+            f"{', '.join(others)} {'does' if len(others) == 1 else 'do'} not go with --revert",
+            why="a revert restores nothing: it brings back what was there, from the store itself",
+            do="revert first, with --slab, --dry-run and --json alone; then run",
         )
+    asked = None if is_store(config) else config_of(config).output
+    out = config if asked is None else asked.path
+    if dry_run:
+        say(would_revert(out, run, slabs=slabs), as_json, show.pairs)
+        return
+    clone: Any = "auto" if asked is None else asked.clone
+    with show.Progress(quiet=as_json) as progress:
+        found = revert(out, run, slabs=slabs, clone=clone, on_event=progress)
     say(found, as_json, show.pairs)
 
 
