@@ -75,6 +75,7 @@ class Status(_Count):
 
     pending: int
     merged: bool
+    behind: bool = Field(description="there is a merged volume, but it is not what the overlay holds: zmend merge")
     signed: str = Field(description="by whom, in words; no; or which run took the signature away")
     locked: bool
 

@@ -58,13 +58,16 @@ def records(plan: Plan, job: Job) -> tuple[Records, list[str]]:
     return Records(job.ledger, Slabs(plan.slabs.ids[good], plan.slabs.boxes[good])), spoiled
 
 
+BEHIND = "the merged volume is not what the overlay holds"
+
+
 def finished(out: str, plan: Plan, records: Records, spoiled: list[str], job: Job, volume_mode: bool) -> Check:
     """Every slab has its record, and the merge came after the last of them."""
     check = Check("finished", list(spoiled))
     merge = read_merge(out) if volume_mode else None
     late = [f"slab {s.id} {s.write} has no record: run again" for s in _waiting(plan, records)]
     if volume_mode and merge is None:
-        late.append("the overlay was never merged: run again, or zmend merge")
+        late.append(f"{BEHIND}: zmend merge, or run again")
     if who := holder(out):
         late.insert(0, f"{who} is at work here: verify when it has ended")
     if not late and broken(out):

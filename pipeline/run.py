@@ -29,7 +29,7 @@ from pipeline.runlog import RunLog, new_name
 from pipeline.seal import Seal
 from pipeline.selftest import golden
 from pipeline.slabs import Slabs
-from pipeline.store import is_store, open_overlay, sweep_beside
+from pipeline.store import has_merged, is_store, open_overlay, sweep_beside
 from pipeline.summary import summarise
 from pipeline.takeover import find, named, ordered, supersede
 from pipeline.verdicts import Verdicts
@@ -120,7 +120,7 @@ def run(
                 why="asked to",
                 do=GO_ON,
             )
-        if config.output.mode == "volume":
+        if config.output.mode == "volume" or has_merged(out):  # else its voxels would not be what its labels say
             moved += _merge(proposal, tell, stop, lock)
         lock.held()
         if key is not None:

@@ -200,7 +200,10 @@ def summary(document: dict[str, Any]) -> None:
 
 def status(document: dict[str, Any]) -> None:
     """How far a run has come."""
-    pairs({k: v for k, v in document.items() if k != "certificate"})
+    pairs({k: v for k, v in document.items() if k not in ("certificate", "behind")})
+    if document["behind"] and not document["locked"]:
+        text = f"the merged volume is not what the overlay holds: zmend merge {escape(document['output'])}"
+        out.print(f"{text}, or the same zmend run again")
     out.print(f"certificate: {escape(sentence(document['certificate']))}")
 
 

@@ -19,6 +19,7 @@ from pipeline.lock import holder
 from pipeline.merge import read_merge
 from pipeline.plan import Plan
 from pipeline.signature import said
+from pipeline.store import has_merged
 
 
 def summarise(plan: Plan, ledger: Ledger, run_id: str, out: str, moved: Counter[str], seconds: float) -> dict[str, Any]:
@@ -62,7 +63,8 @@ def status(out: str) -> dict[str, Any]:
     return {
         **{k: v for k, v in found.items() if k not in left_out},
         "pending": waiting,
-        "merged": read_merge(out) is not None,
+        "merged": (merged := read_merge(out) is not None),
+        "behind": has_merged(out) and not merged,
         "signed": said(out),
         "locked": bool(holder(out)),
     }

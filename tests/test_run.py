@@ -9,16 +9,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from pipeline.blend import LEFT, SYNTHESISED
 from pipeline.box import Box
+from pipeline.cli import cli
 from pipeline.config import check as validate
 from pipeline.config import load
-from pipeline.errors import ConfigError, InputError, Interrupted, PlanChangedError, StoreLockedError, ZmendError
+from pipeline.errors import (
+    ConfigError,
+    InputError,
+    Interrupted,
+    PlanChangedError,
+    StoreLockedError,
+    VerifyError,
+    ZmendError,
+)
 from pipeline.explain import explain
 from pipeline.job import open_job, propose
 from pipeline.ledger import Ledger
 from pipeline.lock import StoreLock
+from pipeline.merge import forget_merge
 from pipeline.remerge import remerge
 from pipeline.run import Stop, run
 from pipeline.slab import ABSENT, restore
@@ -420,16 +431,34 @@ def test_a_run_that_is_kept_out_changes_nothing(job: Job) -> None:
     assert {k: v for k, v in after.items() if k != "zmend/lock"} == before
 
 
-def test_an_overlay_that_moved_on_must_be_merged_again(job: Job) -> None:
+def test_a_merged_volume_follows_its_overlay_whatever_the_mode(job: Job) -> None:
+    """Its labels are the overlay's: stale voxels under them would be taken for restored ones."""
     job.run()
     job.flags("3\n")
     job.run(output={"mode": "overlay"})
-    (failed,) = [c for c in verify(str(job.folder / "out.zarr"))["checks"] if c["name"] == "finished"]
-    assert "never merged: run again, or zmend merge" in failed["findings"][0]
-    assert status(str(job.folder / "out.zarr"))["merged"] is False
-    assert verify(str(job.folder / "out.zarr"))["voxels_changed_outside_mask"] is None, "nothing to compare yet"
-    remerge(str(job.folder / "out.zarr"))
+    assert status(str(job.folder / "out.zarr"))["merged"]
     check(job.folder / "out.zarr")
+
+
+def test_a_merged_volume_that_is_behind_is_told_with_what_helps(job: Job) -> None:
+    out = job.folder / "out.zarr"
+    job.flags("3\n")
+    job.run(output={"mode": "overlay"})
+    assert not (found := status(str(out)))["merged"] and not found["behind"]
+    remerge(str(out))
+    forget_merge(str(out))  # a merge that was killed leaves it so, and no seal
+    (out / "zmend/seal.json").unlink()
+    found = verify(str(out))
+    (failed,) = [c for c in found["checks"] if c["name"] == "finished"]
+    assert failed["findings"] == ["the merged volume is not what the overlay holds: zmend merge, or run again"]
+    assert found["voxels_changed_outside_mask"] is None, "nothing to compare yet"
+    assert status(str(out))["behind"]
+    said = CliRunner().invoke(cli, ["verify", str(out), "--level", "structure"])
+    assert isinstance(said.exception, VerifyError) and f"zmend merge {out}, or the same" in said.exception.do
+    assert "zmend merge" in " ".join(CliRunner().invoke(cli, ["status", str(out)]).output.split())
+    job.run(output={"mode": "overlay"})
+    assert not status(str(out))["behind"]
+    check(out)
 
 
 @pytest.mark.parametrize("shape", [(5, 40, 70), (5, 1100, 64)])

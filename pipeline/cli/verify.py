@@ -64,7 +64,7 @@ def verify(
             f"too early to verify: {found['unfinished']}",
             where=store,
             why="it was interrupted, or it is still at work; what it has written so far is as its records say",
-            do="run the same zmend run again: it goes on where it stopped; then verify",
+            do=_go_on(store, found),
         )
     if not found["ok"]:
         failed = [c["name"] for c in found["checks"] if not c["ok"]]
@@ -73,6 +73,16 @@ def verify(
             where=store,
             do="do not use it; the same zmend run mends lost chunks, and with --redo SLAB it makes a slab anew",
         )
+
+
+def _go_on(store: str, found: dict[str, Any]) -> str:
+    """What ends that which was interrupted."""
+    from pipeline.lineage import BEHIND
+
+    late: list[str] = next((c["findings"] for c in found["checks"] if c["name"] == "finished"), [])
+    if [finding.startswith(BEHIND) for finding in late] == [True]:
+        return f"zmend merge {store}, or the same zmend run again: either brings the merged volume up; then verify"
+    return "run the same zmend run again: it goes on where it stopped; then verify"
 
 
 def _tell(store: str, at: str, as_json: bool) -> None:
