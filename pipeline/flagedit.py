@@ -124,6 +124,12 @@ def held(text: str, before: Iterable[Cells]) -> set[int]:
     return file.foreign() | {z for z in {*said, *wrote} if said.get(z, Counter()) != wrote.get(z, Counter())}
 
 
+def masked(text: str) -> list[tuple[int, str]]:
+    """Section and mask of every flag that has one and is not rejected."""
+    holds = (n for n in FlagText.of(text).flags if n.cells.get("verdict", "").lower() != "reject")
+    return [(line.section, line.cells["mask"]) for line in holds if line.cells.get("mask")]
+
+
 def renewed(text: str, before: Iterable[Cells], now: Iterable[Cells], jumps: Iterable[int]) -> Renewed:
     """The file with what is found now in the place of what the scan wrote before.
 

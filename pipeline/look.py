@@ -25,7 +25,8 @@ class Look:
     white: float
     masks: str  # where masks are written
     thresholds: Thresholds
-    held: frozenset[int] = frozenset()  # sections whose masks people may rely on: they are not written
+    held: frozenset[int] = frozenset()  # sections whose masks people may rely on: they are not written,
+    lost: frozenset[int] = frozenset()  # but where they are gone
 
     def open(self) -> Volume:
         return Volume.open(self.uri, level=self.level)

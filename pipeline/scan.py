@@ -17,7 +17,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline import intensity
 from pipeline.attempts import Attempts, OnEvent
@@ -25,17 +24,20 @@ from pipeline.box import ZYX, Box
 from pipeline.crew import Crew
 from pipeline.detect import detect, margin
 from pipeline.errors import Interrupted, UsageError
+from pipeline.files import Files
 from pipeline.findings import flag_of, joined
-from pipeline.flagedit import held, renewed
+from pipeline.flagedit import held, masked, renewed
+from pipeline.flagfile import folder
+from pipeline.flags import resolve, threshold
 from pipeline.look import Look, read
 from pipeline.looked import Looked, sights
+from pipeline.maskfile import TILE, is_there, lost, open_masks, write_masks
 from pipeline.plan import Slab, runs
 from pipeline.site import Site
 from pipeline.thresholds import SCAN_NM, Thresholds
 from pipeline.view import Finding
 from pipeline.volume import Volume
 
-TILE = 512  # px of the scan
 BLOCK = 48  # sections of a cell: the sections around cost half as many again
 MOST_FACTOR = 16  # of pixels that are averaged, where a volume has no coarser level
 
@@ -70,17 +72,21 @@ def scan(
     _check_place(out, masks, looked, full)
     source = look.open()
     shape = _scan_shape(source.shape, look.factor)
-    _open_masks(masks, shape, full)
+    array = open_masks(masks, shape, full)
     if not looked.exists:
         looked.volume, looked.window = full.identity(), (look.black, look.white)
         looked.put()
     text = Path(out).read_text() if Path(out).exists() else ""
-    look = replace(look, held=frozenset(held(text, looked.flags)) if text else frozenset())
+    theirs = frozenset(held(text, looked.flags)) if text else frozenset()
+    gone = lost(array, looked.rows)
+    look = replace(look, held=theirs, lost=frozenset(gone))
     today = sights(source, look.key, margin(thresholds))
-    stale = looked.stale(today)
+    stale = sorted({*looked.stale(today), *(z for z in gone if z < len(today))})
     cells = list(_cells(shape, stale, today))
-    done = [looked.cells[c.id] for c in cells if c.id in looked.cells]
-    _work(look, [c for c in cells if c.id not in looked.cells], done, looked, site, tell, stopped, len(cells))
+    known = {c.id for c in cells if c.id in looked.cells and not lost(array, looked.cells[c.id]["findings"])}
+    done = [looked.cells[c.id] for c in cells if c.id in known]
+    _work(look, [c for c in cells if c.id not in known], done, looked, site, tell, stopped, len(cells))
+    _refuse_lost(text, theirs & lost(array, (r for r in looked.rows if r["z"] in gone)), masks, out)
     looked.settle(today, stale, done)
     found = _written(out, full, look, shape, looked)
     seconds = round(time.perf_counter() - began, 2)
@@ -116,31 +122,23 @@ def _check_place(out: str, masks: str, looked: Looked, full: Volume) -> None:
             why=f"an earlier scan wrote it, and not of {full.uri}, level {full.level}",
             do="name another --out",
         )
-    for path in () if looked.exists else (out, masks):
-        if Path(path).exists():
+    for path, there in () if looked.exists else ((out, Path(out).exists()), (masks, is_there(masks))):
+        if there:
             why = "what it says would be lost, and no scan has left a note beside it that it may be renewed"
             raise UsageError(f"{path} is there already", why=why, do="name another, or remove it")
 
 
-def _open_masks(masks: str, shape: ZYX, full: Volume) -> None:
-    """The masks, as long as the volume is now."""
-    if not Path(masks).exists():
-        nm = full.voxel_nm and tuple(
-            v * round(n / s) for v, n, s in zip(full.voxel_nm, full.shape, shape, strict=True)
-        )
-        edges = (1, min(TILE, shape[1]), min(TILE, shape[2]))
-        Volume.create(masks, shape=shape, dtype=np.uint8, chunks=edges, voxel_nm=nm or None)  # type: ignore[arg-type]
-        return
-    there = Volume.open(masks, writable=True)
-    if there.shape[1:] != shape[1:]:
+def _refuse_lost(text: str, sections: set[int] | frozenset[int], masks: str, out: str) -> None:
+    """Raises UsageError where a flag that people rely on has lost its mask, and nothing is found there any more."""
+    base = folder(out)
+    here = {z for z, mask in masked(text) if Files(resolve(threshold(mask)[0], base)).uri == Files(masks).uri}
+    if relied := sorted(sections & here):
         raise UsageError(
-            f"the masks are {there.shape[1:]} px wide, and the scan is {shape[1:]}",
+            f"the masks of section {', '.join(map(str, relied))} are lost",
             where=masks,
-            why="they were written for another level",
-            do="scan the level of then, or name another --out",
+            why=f"people have changed these flags in {out}, and nothing is found there now",
+            do="bring the masks back, or remove these lines, or give them a box and no mask",
         )
-    if there.shape[0] < shape[0]:
-        there.resize(shape)
 
 
 def _looked_at(full: Volume, level: int | None, masks: str, thresholds: Thresholds, looked: Looked) -> Look:
@@ -200,34 +198,11 @@ class Task:
         found, jumps = detect(stack, absent, t)
         first, core = deep.start[0], range(box.start[0], box.stop[0])
         here = [replace(f, z=f.z + first) for f in found if f.z + first in core]
-        _write_masks(self.look, here, box)
+        write_masks(self.look, here, box)
         answer["findings"] = [_row(f, box) for f in here]
         answer["jumps"] = [[j.z + first, *j.move] for j in jumps if j.z + first in core]
         answer["bytes_read"] = source.bytes_read
         return answer
-
-
-def _write_masks(look: Look, found: Sequence[Finding], box: Box) -> None:
-    """The masks of each section of a cell, as one chunk; the numbers in it are those of the section's findings.
-
-    What is there and right is not written again, for its time tells whether a slab must be done again.
-    """
-    sections: dict[int, NDArray[np.uint8]] = {}
-    numbers: Counter[int] = Counter()
-    for finding in found:
-        if finding.mask is not None:
-            numbers[finding.z] += 1
-            mask = sections.setdefault(finding.z, np.zeros(box.shape[1:], np.uint8))
-            mask[finding.mask] = min(numbers[finding.z], 255)
-    masks = Volume.open(look.masks, writable=True)
-    for z in range(box.start[0], box.stop[0]):
-        one = box.with_z(z, z + 1)
-        if z in look.held:
-            continue
-        if z not in sections:
-            masks.erase(one)
-        elif not np.array_equal(masks.read(one)[0], sections[z]):
-            masks.write(one, sections[z][None])
 
 
 def _row(finding: Finding, box: Box) -> dict[str, Any]:

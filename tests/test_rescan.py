@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,38 @@ def test_what_people_did_stays(stack: NDArray[np.uint8], tmp_path: Path) -> None
     assert set(before.splitlines()) <= set(after.splitlines())
     assert [line.split(",")[0] for line in lines(tmp_path / "flags.csv")] == ["4", "14", "10", "31", "38", "41"]
     assert "z_start" in after and all(line.count(",") >= 10 for line in lines(tmp_path / "flags.csv"))
+
+
+def test_masks_that_were_lost_are_made_anew(stack: NDArray[np.uint8], tmp_path: Path) -> None:
+    save(tmp_path / "raw.zarr", stack[:24])
+    again(tmp_path)
+    edit(tmp_path, "20,21,fold", "20,21,crack")  # whose mask a person relies on
+    before, text = masks(tmp_path), (tmp_path / "flags.csv").read_text()
+    assert before[[14, 20]].any((1, 2)).all()
+    shutil.rmtree(tmp_path / "flags.masks.zarr")
+    assert again(tmp_path)["looked_at"] == 2
+    np.testing.assert_array_equal(masks(tmp_path), before)
+    shutil.rmtree(tmp_path / "flags.masks.zarr/c/14")
+    assert again(tmp_path)["looked_at"] == 1
+    np.testing.assert_array_equal(masks(tmp_path), before)
+    assert (tmp_path / "flags.csv").read_text() == text
+    again(tmp_path, masks=str(tmp_path / "other.zarr"))
+    np.testing.assert_array_equal(Volume.open(tmp_path / "other.zarr").read(Box.of(before.shape)), before)
+
+
+def test_masks_that_were_lost_for_good_are_told(stack: NDArray[np.uint8], tmp_path: Path) -> None:
+    uri = save(tmp_path / "raw.zarr", stack[:24])
+    again(tmp_path)
+    edit(tmp_path, "20,21,fold", "20,21,crack")
+    shutil.rmtree(tmp_path / "flags.masks.zarr")
+    array: Any = zarr.open_array(uri, mode="r+")
+    array[20] = tissue(DEPTH)[20]
+    for _ in range(2):
+        with pytest.raises(UsageError, match="the masks of section 20 are lost") as caught:
+            again(tmp_path)
+        assert "give them a box and no mask" in str(caught.value)
+    edit(tmp_path, "20,21,crack,", "20,21,crack,,,,,,me,\n#")
+    assert again(tmp_path)["held"] == [20]
 
 
 def test_a_scan_that_was_stopped_goes_on(stack: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
