@@ -49,7 +49,9 @@ def flag_of(row: dict[str, Any], full: Volume, step: Sequence[int], masks: str) 
             "y_start": y0 * step[0], "y_stop": min(y1 * step[0], full.shape[1]),
             "x_start": x0 * step[1], "x_stop": min(x1 * step[1], full.shape[2]),
         }  # fmt: skip
-    return flag | ({"mask": _beside(masks)} if row["masked"] else {})
+    if not row["masked"]:
+        return flag
+    return flag | {"mask": _beside(masks) + (f" & {row['bit']}" if row["bit"] else "")}
 
 
 def _beside(path: str) -> str:

@@ -35,7 +35,7 @@ class Flag:
 
     box: Box  # half-open, in level voxels
     kind: str  # one of CLASSES; "class" in the file
-    mask: str = ""  # path or URL of a Zarr array; of the box, only its nonzero voxels (see `threshold`) are meant
+    mask: str = ""  # path or URL of a Zarr array; of the box, only its nonzero voxels (see `meant`) are meant
     whole: bool = True  # no y or x box was given
     source: str = ""  # who says so
     note: str = ""
@@ -168,10 +168,26 @@ def _masked(flag: Flag, part: Box, read_mask: MaskReader) -> NDArray[np.bool_]:
     return here
 
 
-def threshold(mask: str) -> tuple[str, int | None]:
-    """A mask's address, and from which value on its voxels are meant: `prob.zarr >= 128`; None: all that are not 0."""
-    found = re.fullmatch(r"(.*\S)\s*>=\s*([0-9]{1,18})", mask)
-    return (found[1], int(found[2])) if found else (mask, None)
+def address(mask: str) -> str:
+    """A mask's address, without what says which of its voxels are meant."""
+    return _parted(mask)[0]
+
+
+def meant(mask: str, values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which values of a mask are meant: of `prob.zarr >= 128` those from 128 on, of `m.zarr & 2` those with this bit;
+    where it says neither, all that are not 0."""
+    _, sign, number = _parted(mask)
+    if sign == ">=":
+        return values >= number
+    if sign == "&":
+        wide = np.result_type(values.dtype, np.min_scalar_type(number))
+        values = np.bitwise_and(values, number, dtype=wide)
+    return values.astype(np.bool_)
+
+
+def _parted(mask: str) -> tuple[str, str, int]:
+    found = re.fullmatch(r"(.*\S)(?:\s*(>=)\s*([0-9]{1,18})| (&) ([0-9]{1,9}))", mask)
+    return (found[1], found[2] or found[4], int(found[3] or found[5])) if found else (mask, "", 0)
 
 
 def resolve(mask: str, base: str | None) -> str:

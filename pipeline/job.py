@@ -24,7 +24,7 @@ from pipeline.box import ZYX, Box
 from pipeline.config import Config
 from pipeline.errors import ConfigError, InputError, PlanChangedError, RestorerError
 from pipeline.files import Files, split
-from pipeline.flags import Flag, Flags, mask_window, threshold, upsample
+from pipeline.flags import Flag, Flags, address, mask_window, meant, upsample
 from pipeline.intensity import measure
 from pipeline.ledger import Ledger
 from pipeline.merge import check_mergeable
@@ -474,7 +474,7 @@ def _same_restorer(needs: Needs, plan: Plan) -> None:
 
 @lru_cache(maxsize=64)
 def _mask(uri: str) -> Volume:
-    return Volume.open(threshold(uri)[0], mask=True)
+    return Volume.open(address(uri), mask=True)
 
 
 def _mask_box(uri: str, shape: ZYX, box: Box) -> tuple[Box, ZYX]:
@@ -484,8 +484,7 @@ def _mask_box(uri: str, shape: ZYX, box: Box) -> tuple[Box, ZYX]:
 def read_mask(uri: str, shape: ZYX, box: Box) -> NDArray[np.bool_]:
     """The mask over `box`, (z, y, x) bool, a coarser mask repeated to full resolution."""
     coarse, factors = _mask_box(uri, shape, box)
-    values, least = _mask(uri).read(coarse), threshold(uri)[1]
-    return upsample(values if least is None else values >= least, factors, box)
+    return upsample(meant(uri, _mask(uri).read(coarse)), factors, box)
 
 
 def current_plan(out: str) -> Plan:

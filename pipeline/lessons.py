@@ -26,7 +26,7 @@ from pipeline.box import Box
 from pipeline.columns import DEPTH, EDGES, LEAST, U8, Intact, Mask, choose, kept, textured
 from pipeline.errors import FlagError, InputError, UnfitError, VolumeError
 from pipeline.files import Files
-from pipeline.flags import Flags, threshold
+from pipeline.flags import Flags, address
 from pipeline.intensity import measure
 from pipeline.job import read_mask
 from pipeline.ome import Voxel
@@ -101,7 +101,7 @@ def _flags(path: str, source: Volume) -> Flags:
         return Flags.of(())
     if not Path(path).exists():
         raise FlagError("there is no such flags file", where=path, do="check the path after --flags, or leave it out")
-    shape_of = lambda uri: Volume.open(threshold(uri)[0], mask=True).shape  # noqa: E731
+    shape_of = lambda uri: Volume.open(address(uri), mask=True).shape  # noqa: E731
     return flagfile.load(path, shape=source.shape, voxel_nm=source.voxel_nm, mask_shape=shape_of)
 
 

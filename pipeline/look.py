@@ -34,7 +34,7 @@ class Look:
     @property
     def key(self) -> str:
         """What findings depend on, beside the chunks."""
-        about = [self.level, self.factor, self.black, self.white, astuple(self.thresholds)]
+        about = [self.level, self.factor, self.black, self.white, astuple(self.thresholds), "bits"]
         return hashlib.sha256(repr(about).encode()).hexdigest()
 
 

@@ -54,18 +54,30 @@ def lost(masks: Volume, rows: Iterable[Mapping[str, Any]]) -> set[int]:
     return {cell[0] for cell in wanted if cell not in there}
 
 
+def bits(found: Iterable[Finding]) -> list[int]:
+    """The bit of each finding of a cell in the mask of its section, so that one can be rejected and another not; 0
+    where it needs none, being alone or without a mask. From the eighth on they share one."""
+    found = list(found)
+    masked = Counter(f.z for f in found if f.mask is not None)
+    numbers: Counter[int] = Counter()
+    given = []
+    for finding in found:
+        several = finding.mask is not None and masked[finding.z] > 1
+        given.append(1 << min(numbers[finding.z], 7) if several else 0)
+        numbers[finding.z] += several
+    return given
+
+
 def write_masks(look: Look, found: Sequence[Finding], box: Box) -> None:
-    """The masks of each section of a cell, as one chunk; the numbers in it are those of the section's findings.
+    """The masks of each section of a cell, as one chunk.
 
     What is there and right is not written again, for its time tells whether a slab must be done again.
     """
     sections: dict[int, NDArray[np.uint8]] = {}
-    numbers: Counter[int] = Counter()
-    for finding in found:
+    for finding, bit in zip(found, bits(found), strict=True):
         if finding.mask is not None:
-            numbers[finding.z] += 1
             mask = sections.setdefault(finding.z, np.zeros(box.shape[1:], np.uint8))
-            mask[finding.mask] = min(numbers[finding.z], 255)
+            mask[finding.mask] |= bit or 1
     masks = Volume.open(look.masks, writable=True)
     for z in range(box.start[0], box.stop[0]):
         one = box.with_z(z, z + 1)

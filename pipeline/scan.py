@@ -28,10 +28,10 @@ from pipeline.files import Files
 from pipeline.findings import flag_of, joined
 from pipeline.flagedit import held, masked, renewed
 from pipeline.flagfile import folder
-from pipeline.flags import resolve, threshold
+from pipeline.flags import address, resolve
 from pipeline.look import Look, read
 from pipeline.looked import Looked, sights
-from pipeline.maskfile import TILE, is_there, lost, open_masks, write_masks
+from pipeline.maskfile import TILE, bits, is_there, lost, open_masks, write_masks
 from pipeline.plan import Slab, runs
 from pipeline.site import Site
 from pipeline.thresholds import SCAN_NM, Thresholds
@@ -131,7 +131,7 @@ def _check_place(out: str, masks: str, looked: Looked, full: Volume) -> None:
 def _refuse_lost(text: str, sections: set[int] | frozenset[int], masks: str, out: str) -> None:
     """Raises UsageError where a flag that people rely on has lost its mask, and nothing is found there any more."""
     base = folder(out)
-    here = {z for z, mask in masked(text) if Files(resolve(threshold(mask)[0], base)).uri == Files(masks).uri}
+    here = {z for z, mask in masked(text) if Files(resolve(address(mask), base)).uri == Files(masks).uri}
     if relied := sorted(sections & here):
         raise UsageError(
             f"the masks of section {', '.join(map(str, relied))} are lost",
@@ -199,13 +199,13 @@ class Task:
         first, core = deep.start[0], range(box.start[0], box.stop[0])
         here = [replace(f, z=f.z + first) for f in found if f.z + first in core]
         write_masks(self.look, here, box)
-        answer["findings"] = [_row(f, box) for f in here]
+        answer["findings"] = [_row(f, bit, box) for f, bit in zip(here, bits(here), strict=True)]
         answer["jumps"] = [[j.z + first, *j.move] for j in jumps if j.z + first in core]
         answer["bytes_read"] = source.bytes_read
         return answer
 
 
-def _row(finding: Finding, box: Box) -> dict[str, Any]:
+def _row(finding: Finding, bit: int, box: Box) -> dict[str, Any]:
     """A finding as it travels; the box (y0, y1, x0, x1) in pixels of the scan, of the mask where there is one."""
     y0, x0 = box.start[1:]
     part = [y0, box.stop[1], x0, box.stop[2]]
@@ -214,7 +214,7 @@ def _row(finding: Finding, box: Box) -> dict[str, Any]:
         part = [y0 + ys[0], y0 + ys[-1] + 1, x0 + xs[0], x0 + xs[-1] + 1]
     return {
         "z": finding.z, "class": finding.kind, "score": round(finding.score, 2), "reason": finding.reason,
-        "masked": finding.mask is not None, "box": [int(v) for v in part],
+        "masked": finding.mask is not None, "bit": bit, "box": [int(v) for v in part],
     }  # fmt: skip
 
 

@@ -124,13 +124,15 @@ def flags_of(rows, start, stop, shape):
 
 
 def mask(uri, lo, hi, shape):
+    uri, _, bit = uri.partition(" & ")
     uri, _, least_value = (part.strip() for part in uri.partition(">="))
     (array, _), *_ = levels(uri, 0)
     fits = [(n, m, -(-n // m)) for n, m in zip(shape, array.shape, strict=True)]
     factors = [next((f for f in (1 << (least - 1).bit_length(), least) if -(-n // f) == m), 1) for n, m, least in fits]
     factors[0] = 1 if factors[1:] == [1, 1] else factors[0]
     index = [np.arange(a, b) // f for a, b, f in zip(lo, hi, factors, strict=True)]
-    return array.read((0, 0, 0), [int(i[-1]) + 1 for i in index])[np.ix_(*index)] >= int(least_value or 1)
+    values = array.read((0, 0, 0), [int(i[-1]) + 1 for i in index])[np.ix_(*index)]
+    return (values & int(bit) if bit else values) >= int(least_value or 1)
 
 
 def records_of(folder: Path, faults: list) -> dict:

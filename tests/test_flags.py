@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline.box import ZYX, Box
 from pipeline.errors import FlagError
 from pipeline.flagfile import COLUMNS, dump, load, parse, review
-from pipeline.flags import CLASSES, Flag, Flags, flagged, mask_window, threshold, upsample
+from pipeline.flags import CLASSES, Flag, Flags, address, flagged, mask_window, meant, upsample
 
 DATA = Path(__file__).parent / "data" / "flags"
 SHAPE = (24, 100, 120)
@@ -374,11 +374,13 @@ def test_a_mask_as_fine_as_the_volume_may_end_before_it(depth: int) -> None:
         assert f"cut the flag at {depth}" in caught.value.do
 
 
-def test_thresholds_of_masks() -> None:
-    assert threshold("s3://b/prob.zarr >= 128") == ("s3://b/prob.zarr", 128)
-    assert threshold("a b.zarr>=7") == ("a b.zarr", 7)
-    assert threshold("plain.zarr") == ("plain.zarr", None)
-    assert threshold("odd >= name.zarr") == ("odd >= name.zarr", None)
+def test_which_values_of_a_mask_are_meant() -> None:
+    values = np.array([0, 1, 2, 3, 6, 7, 128, 200], np.uint8)
+    said = {"s3://b/prob.zarr >= 128": [128, 200], "a b.zarr>=7": [7, 128, 200], "m.zarr & 2": [2, 3, 6, 7], "m.zarr & 256": [], "R&1": [1, 2, 3, 6, 7, 128, 200]}
+    assert {mask: values[meant(mask, values)].tolist() for mask in said} == said
+    assert [address(mask) for mask in said] == ["s3://b/prob.zarr", "a b.zarr", "m.zarr", "m.zarr", "R&1"]
+    assert address("odd >= name.zarr") == "odd >= name.zarr"
+    assert meant("m & 1", np.array([True, False])).tolist() == [True, False]
 
 
 def test_no_flag_at_all_is_fine_where_that_is_said(tmp_path: Path) -> None:

@@ -18,7 +18,10 @@ from pipeline.box import Box
 from pipeline.detect import margin
 from pipeline.errors import Interrupted, UsageError
 from pipeline.flagedit import FlagText, renewed
-from pipeline.flagfile import dump
+from pipeline.flagfile import COLUMNS, dump, load
+from pipeline.flags import address, flagged
+from pipeline.job import read_mask
+from pipeline.report import contact_sheet
 from pipeline.scan import scan
 from pipeline.thresholds import Thresholds
 from pipeline.volume import Volume
@@ -177,6 +180,30 @@ def test_a_scan_that_was_stopped_goes_on(stack: NDArray[np.uint8], tmp_path: Pat
     again(tmp_path)
     assert (tmp_path / "flags.csv").read_text() == stopped
     assert np.array_equal(masks(tmp_path), Volume.open(tmp_path / "before.zarr").read(Box.of((24, 192, 192))))
+
+
+def test_of_two_findings_in_a_section_one_can_be_rejected(tmp_path: Path) -> None:
+    stack = tissue(12)
+    for seed, defect in ((2, "crack"), (7, "contamination")):
+        stack[6], _ = DEFECTS[defect][0](stack[6], stack[5], 1, np.random.default_rng(seed))
+    save(tmp_path / "raw.zarr", stack)
+    again(tmp_path)
+    both, wrote = flagged_in(tmp_path, 6), masks(tmp_path)[6]
+    text = [line + (",reject" if ",contamination," in line else ",") for line in lines(tmp_path / "flags.csv")]
+    (tmp_path / "flags.csv").write_text("\n".join([",".join([*COLUMNS, "verdict"]), *text, ""]))
+    again(tmp_path)
+    one = flagged_in(tmp_path, 6)
+    assert len(text) == 2 and np.array_equal(both, wrote > 0) and np.array_equal(one, wrote & 2 > 0)
+    assert one.sum() < both.sum() - 200, "the blob is no longer meant, but where it lies in the crack"
+    page = contact_sheet(str(tmp_path / "flags.csv"), str(tmp_path / "raw.zarr"), str(tmp_path / "review.html"))
+    assert page["flags"] == 2 and "cannot be shown" not in (tmp_path / "review.html").read_text()
+
+
+def flagged_in(folder: Path, z: int) -> NDArray[np.bool_]:
+    """The voxels of a section that the flags file means."""
+    shape = Volume.open(folder / "raw.zarr").shape
+    flags = load(str(folder / "flags.csv"), shape=shape, mask_shape=lambda uri: Volume.open(address(uri)).shape)
+    return flagged(flags, Box.of(shape).with_z(z, z + 1), lambda uri, box: read_mask(uri, shape, box))[0] > 0
 
 
 def test_refusals(stack: NDArray[np.uint8], tmp_path: Path) -> None:

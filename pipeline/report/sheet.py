@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline.box import Box
 from pipeline.errors import UsageError, ZmendError
 from pipeline.flagfile import COLUMNS, folder, review
-from pipeline.flags import Flag, mask_window, resolve, upsample
+from pipeline.flags import Flag, address, mask_window, meant, resolve, upsample
 from pipeline.intensity import measure
 from pipeline.report.defects import sections
 from pipeline.report.mended import place
@@ -110,14 +110,14 @@ class Looker:
         try:
             mask = self._open(uri)
             coarse, factors = mask_window(mask.shape, self.source.shape, here)
-            seen[here.within(box)] = upsample(mask.read(coarse), factors, here)
+            seen[here.within(box)] = upsample(meant(uri, mask.read(coarse)), factors, here)
         except (ZmendError, OSError) as error:
             return seen[0], f"its mask cannot be shown: {getattr(error, 'what', error)}"
         return seen[0], ""
 
     def _open(self, uri: str) -> Volume:
         if uri not in self.masks:
-            self.masks[uri] = Volume.open(uri, mask=True)
+            self.masks[uri] = Volume.open(address(uri), mask=True)
         return self.masks[uri]
 
 
