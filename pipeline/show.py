@@ -140,7 +140,7 @@ def reasons(document: dict[str, Any]) -> None:
 def night(document: dict[str, Any]) -> None:
     """A cycle: its page."""
     with Path(document["page"]).open() as page:
-        out.print(Markdown(page.read()))
+        out.print(Markdown(page.read()), soft_wrap=False)  # else lists and errors are cut where the terminal ends
     out.print(f"this page: {escape(document['page'])}")
 
 
@@ -312,11 +312,10 @@ def scripts(document: dict[str, Any]) -> None:
 
 
 def pairs(document: dict[str, Any]) -> None:
-    """Keys and values, a line each."""
-    table = Table(show_header=False)
+    """Keys and values, a line each and no table: an address that is cut, or folded, cannot be opened."""
+    width = max(map(len, document), default=0)
     for key, value in document.items():
-        table.add_row(key.replace("_", " "), escape(str(value)))
-    out.print(table)
+        out.print(f"{key.replace('_', ' '):{width}}  {escape(str(value))}")
 
 
 def scanned(document: dict[str, Any]) -> None:
