@@ -113,6 +113,7 @@ def run(
             ledger.pack()
             if not stop.requested:
                 _certify(crew, proposal, _post(proposal, lock.name, anything=bool(todo)))
+                signature.recertified(out, run_id, tell)
         if stop.requested:
             raise Interrupted(
                 f"stopped with {len(plan.slabs) - len(plan.slabs.but(ledger.done()))} of {len(plan.slabs)} slabs done",

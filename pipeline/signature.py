@@ -1,9 +1,10 @@
-"""Signature: who vouches for a store. An Ed25519 key signs the plan and the records in force, and so every chunk.
+"""Signature: who vouches for a store. An Ed25519 key signs plan, records and certificate, and so every chunk.
 
-zmend/signature.json     {"schema", "head", "records", "public", "signature"}
+zmend/signature.json     {"schema", "head", "records", "certificate", "public", "signature"}
 
-The plan binds flags and recipe, a record binds its inputs and the sha256 of its chunks. Whatever changes what is in
-force moves the signature to zmend/runs/<run>/signature.json. Keys are PEM files, as
+The plan binds flags and recipe, a record binds its inputs and the sha256 of its chunks. What runs tell of themselves
+(zmend/runs) is not signed. Whatever changes what is in force moves the signature to zmend/runs/<run>/signature.json.
+Those of before, zmend-signature/1, did not cover the certificate. Keys are PEM files, as
 `openssl genpkey -algorithm ed25519` makes them.
 """
 
@@ -19,21 +20,30 @@ from pipeline.errors import UsageError
 from pipeline.files import Files
 from pipeline.ledger import Ledger
 from pipeline.recipe import canonical, digest
+from pipeline.seal import REMADE
 from pipeline.store import read_attrs
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 AGAIN = "zmend run CONFIG --sign KEY signs it again"
-KEY, SCHEMA = "zmend/signature.json", "zmend-signature/1"
+KEY, SCHEMA, FIRST = "zmend/signature.json", "zmend-signature/2", "zmend-signature/1"
+CERTIFICATE = REMADE[0]
 MAKE = "openssl genpkey -algorithm ed25519 -out key.pem && openssl pkey -in key.pem -pubout -out public.pem"
 
 
 def signed(out: str) -> dict[str, str]:
-    """What a signature is over: the hash of the plan in force, and one sha256 of all its records."""
+    """What a signature is over: the hash of the plan in force, one sha256 of all its records, and the certificate's."""
     lines = sorted(f"{i} {digest(record)}\n" for i, record in Ledger(out).records() if record is not None)
     head = str(read_attrs(out)["zmend"].get("head", ""))
-    return {"schema": SCHEMA, "head": head, "records": sha256("".join(lines).encode()).hexdigest()}
+    records = sha256("".join(lines).encode()).hexdigest()
+    return {"schema": SCHEMA, "head": head, "records": records, "certificate": _certificate(out)}
+
+
+def _certificate(out: str) -> str:
+    """sha256 of the certificate; empty where there is none."""
+    raw = Files(out).read(CERTIFICATE)
+    return "" if raw is None else sha256(raw).hexdigest()
 
 
 def sign(out: str, key: Ed25519PrivateKey) -> str:
@@ -50,6 +60,26 @@ def take_away(out: str, run: str, tell: Callable[[dict[str, Any]], None] = lambd
     if files.stat(KEY) is not None:
         files.move(KEY, f"zmend/runs/{run}/signature.json")
         tell({"kind": "warning", "text": f"the signature is taken away: this run changes what it vouched for; {AGAIN}"})
+
+
+def recertified(out: str, run: str, tell: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
+    """Take the signature away where the certificate is another than the one that it covers."""
+    if _said(out).get("certificate", now := _certificate(out)) != now:
+        take_away(out, run, tell)
+
+
+def covered(out: str) -> str:
+    """What the signature is over, in words."""
+    return "plan and records" if _said(out).get("schema") == FIRST else "plan, records and certificate"
+
+
+def _said(out: str) -> dict[str, Any]:
+    """What the signature's document says; nothing where it cannot be read."""
+    try:
+        document = json.loads(Files(out).read(KEY) or b"{}")
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def taken_by(out: str) -> str:
@@ -87,7 +117,12 @@ def faults(out: str, public: str = "") -> list[str]:
     except (InvalidSignature, ValueError, KeyError, TypeError, AttributeError) as e:
         return [f"the signature is none ({type(e).__name__}): it was edited"]
     found = [f"it is signed with another key, {whose[:16]}…"] if public and whose != public else []
-    return found + (["plan or records are not those that were signed"] if said != signed(out) else [])
+    now = signed(out)
+    if said.get("schema") == FIRST:
+        now = {"schema": FIRST, "head": now["head"], "records": now["records"]}
+    wrong = sorted(k for k in {**said, **now} if said.get(k) != now.get(k))
+    names = ", ".join("plan" if k == "head" else k for k in wrong)
+    return found + ([f"{names}: not what was signed"] if wrong else [])
 
 
 def private_key(path: str) -> Ed25519PrivateKey:

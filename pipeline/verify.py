@@ -147,7 +147,7 @@ def _signature(out: str, public: str) -> Check:
     if not public and (run := signature.taken_by(out)):
         return Check("signature", [], f"none: run {run} took it away; {signature.AGAIN}")
     said = f"by the owner of {public[:16]}…" if public else "by whoever made it: --key FILE says who it must be"
-    return Check("signature", signature.faults(out, public), said)
+    return Check("signature", signature.faults(out, public), f"{signature.covered(out)}, not what runs told: {said}")
 
 
 def _structure(out: str, job: Job, merged: Volume | None) -> Check:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import seal
 from pipeline.errors import UsageError
 from pipeline.job import propose
 from pipeline.ledger import Ledger
+from pipeline.recipe import canonical
 from pipeline.revert import revert
 from pipeline.run import run
-from pipeline.signature import private_key, public_key
+from pipeline.signature import FIRST, private_key, public_key
 from pipeline.summary import status
 from pipeline.verify import verify
 from tests.jobs import Job, build, command, put_back
@@ -63,7 +65,7 @@ def test_a_record_that_was_forged_in_every_digest_is_found(job: Job) -> None:
     ledger.commit({**record, "seconds": [0.0, 0.0]})
     found = verify(str(job.folder / "out.zarr"))
     assert [c["name"] for c in found["checks"] if not c["ok"]] == ["signature"]
-    assert "not those that were signed" in signature(job, "mine")["findings"][0]
+    assert "records: not what was signed" in signature(job, "mine")["findings"][0]
 
 
 def test_a_signature_that_was_edited_is_none(job: Job) -> None:
@@ -74,6 +76,26 @@ def test_a_signature_that_was_edited_is_none(job: Job) -> None:
     path.unlink()
     assert signature(job) == {}
     assert "nobody has signed" in signature(job, "mine")["findings"][0]
+
+
+def test_a_certificate_that_is_taken_away_is_missed(job: Job) -> None:
+    out = str(job.folder / "out.zarr")
+    assert "plan, records and certificate" in signature(job, "mine")["detail"]
+    (job.folder / "out.zarr/zmend/certificate.json").unlink()
+    seal.put(out)
+    assert signature(job, "mine")["findings"] == ["certificate: not what was signed"]
+    told = list[dict]()
+    run(propose(job.load(**{**PARTS, "certificate": 2})), on_event=told.append)
+    assert any("the signature is taken away" in e.get("text", "") for e in told), "it is measured anew"
+    assert "took it away" in signature(job)["detail"]
+
+
+def test_a_signature_of_before_covers_what_it_did(job: Job) -> None:
+    path = job.folder / "out.zarr/zmend/signature.json"
+    body = {"schema": FIRST, **{k: v for k, v in json.loads(path.read_text()).items() if k in ("head", "records")}}
+    made = private_key(str(job.folder / "mine.pem")).sign(canonical(body).encode()).hex()
+    path.write_text(json.dumps({**body, "public": public_key(str(job.folder / "mine.pub")), "signature": made}))
+    assert signature(job, "mine")["ok"] and signature(job, "mine")["detail"].startswith("plan and records,")
 
 
 def test_what_changes_the_store_takes_the_signature_and_a_revert_brings_it_back(job: Job) -> None:
