@@ -135,8 +135,9 @@ def test_as_commands(job: Job) -> None:
     process = command("verify", "out.zarr", "--key", "mine.pub", "--json", cwd=job.folder)
     assert json.loads(process.communicate(timeout=200)[0])["ok"]
     process = command("verify", "out.zarr", "--key", "other.pub", cwd=job.folder)
-    out, _ = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=200)
     assert process.returncode == 5 and "another key" in out
+    assert "zmend run CONFIG --sign KEY signs it as it is" in err and "--redo" not in err
 
 
 def test_whoever_takes_a_signature_away_says_so_and_so_do_status_and_verify(job: Job) -> None:

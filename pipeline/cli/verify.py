@@ -71,7 +71,7 @@ def verify(
         raise VerifyError(
             f"verification failed: {', '.join(failed)}",
             where=store,
-            do="do not use it; the same zmend run mends lost chunks, and with --redo SLAB it makes a slab anew",
+            do=_remedy(failed),
         )
 
 
@@ -83,6 +83,13 @@ def _go_on(store: str, found: dict[str, Any]) -> str:
     if [finding.startswith(BEHIND) for finding in late] == [True]:
         return f"zmend merge {store}, or the same zmend run again: either brings the merged volume up; then verify"
     return "run the same zmend run again: it goes on where it stopped; then verify"
+
+
+def _remedy(failed: list[str]) -> str:
+    if failed == ["signature"]:  # chunks and records fit together: nothing is to be made anew
+        again = "zmend run CONFIG --sign KEY signs it as it is"
+        return f"if you know who made it so, {again}, or --key names another; if not, do not use it"
+    return "do not use it; the same zmend run mends lost chunks, and with --redo SLAB it makes a slab anew"
 
 
 def _tell(store: str, at: str, as_json: bool) -> None:
