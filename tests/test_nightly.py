@@ -20,9 +20,10 @@ from pipeline.errors import Interrupted, StoreLockedError, UsageError
 from pipeline.lock import StoreLock
 from pipeline.nightly import Nightly
 from pipeline.page import MOST, page
+from pipeline.remerge import remerge
 from pipeline.revert import revert
 from pipeline.run import Stop
-from pipeline.store import open_labels
+from pipeline.store import has_merged, open_labels
 from tests.jobs import voxels
 from tests.test_rescan import grow, stack
 from tests.test_scan import save
@@ -162,6 +163,18 @@ def test_no_night_claims_a_verification_that_was_not(stack: NDArray[np.uint8], t
     assert "## Verified\n\nNot verified tonight." in Path(night["page"]).read_text()
     assert "never again by itself" in nightly(tmp_path, every=0)[0]["verify"]["skipped"]
     assert not nightly(tmp_path, every=2 + 1)[0]["verify"]["ok"], "the third night reads all of it again"
+
+
+def test_a_full_volume_beside_an_overlay_does_not_fall_behind(stack: NDArray[np.uint8], tmp_path: Path) -> None:
+    uri = save(tmp_path / "raw.zarr", stack[:9])
+    config(tmp_path, output={"path": "mended.zarr", "chunk_px": 64, "mode": "overlay"})
+    nightly(tmp_path, level=None)
+    out = str(tmp_path / "mended.zarr")
+    assert not has_merged(out), "nobody has asked for one"
+    remerge(out)
+    array: Any = zarr.open_array(uri, mode="r+")
+    array[6] = 0
+    assert nightly(tmp_path)[0]["verify"]["ok"] and voxels(out)[6].any()
 
 
 def test_the_page_stays_a_page() -> None:
