@@ -12,7 +12,7 @@ from typing import Any
 from pipeline import review, signature, verdicts
 from pipeline.attempts import OnEvent
 from pipeline.clone import Clone
-from pipeline.errors import PlanChangedError
+from pipeline.errors import PlanChangedError, VerdictError
 from pipeline.files import Files
 from pipeline.force import erase, retire, survey
 from pipeline.job import current_plan, open_job
@@ -21,6 +21,7 @@ from pipeline.ledger import Ledger, sweep
 from pipeline.lock import StoreLock
 from pipeline.merge import check_mergeable, forget_merge, merge
 from pipeline.plan import Plan, Slab
+from pipeline.review import REJECTED, left_by_review
 from pipeline.runlog import RunLog, new_name
 from pipeline.seal import Seal
 from pipeline.slab import leave
@@ -35,7 +36,8 @@ def remerge(
 
     anew: whatever is there of it already is made again: where rot in it does not show by size and time.
     accepted: a file of verdicts; slabs that it does not accept are left as they were.
-    Raises PlanChangedError where slabs are not restored yet, StoreLockedError, VerdictError.
+    Raises PlanChangedError where slabs are not restored yet, StoreLockedError, VerdictError, also where slabs are
+    accepted that an earlier review left out: a merge cannot bring back what is not in force.
     """
     plan = current_plan(out)
     judged = verdicts.read(accepted, plan.slabs) if accepted else None
@@ -47,6 +49,8 @@ def remerge(
             why="the run that restores them has not ended",
             do="run it to its end first: zmend run zmend.yaml",
         )
+    if judged is not None:
+        _check_there(out, accepted, judged)
     job = open_job(out, plan.hash)
     check_mergeable(job.source)
     with StoreLock(out) as lock, Seal(out, on_event, lock.held):
@@ -69,6 +73,20 @@ def remerge(
         "bytes_read": merged.bytes_read,
         "bytes_written": merged.bytes_written,
     }
+
+
+def _check_there(out: str, path: str, judged: verdicts.Verdicts) -> None:
+    """What is accepted must be in force, not left as it was by an earlier review."""
+    kinds = (kind for rows in Ledger(out).rows() for kind in rows.each_kind())
+    runs = {i: shared["run"] for shared, alike in kinds if left_by_review(shared) for i in alike.names()}
+    if lost := sorted(judged.accepted & runs.keys()):
+        first = min(runs[i] for i in lost)
+        raise VerdictError(
+            f"{len(lost)} of {len(judged.accepted)} accepted slabs were left out by run {first} or later",
+            where=path,
+            why="they were not accepted then: the source's voxels are in force there, and the restored ones are kept",
+            do=f"bring them back, then merge: zmend run {out} --revert {first} (one alone: --slab {lost[0][:12]})",
+        )
 
 
 def _leave_out(
@@ -94,7 +112,7 @@ def _leave_out(
             note = judged.rejected.get(slab.id, "not accepted")
             lock.held()
             more: dict[str, Any] = {"rejected": note, "verdicts": judged.digest}
-            leave(slab, open_job(out, plan.hash, attempt=order["attempt"]), f"rejected: {note}", run=run_id, **more)
+            leave(slab, open_job(out, plan.hash, attempt=order["attempt"]), f"{REJECTED}{note}", run=run_id, **more)
         ledger.pack()
         tell({"kind": "end", "run": run_id, "slabs_left_out": len(unwanted)})
     return {"run": run_id, "slabs_accepted": len(judged.accepted), "slabs_left_out": len(unwanted)}

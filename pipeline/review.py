@@ -9,6 +9,7 @@ the one after n rejections that seed plus n.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.errors import VolumeError
@@ -17,6 +18,7 @@ from pipeline.ledger import Ledger
 from pipeline.verdicts import Verdicts
 
 Order = dict[str, Any]
+REJECTED = "rejected: "  # how the reason begins for which a slab is left that was not accepted
 KEY, SCHEMA = "zmend/review.json", "zmend-review/1"
 
 
@@ -59,6 +61,11 @@ def orders(out: str, ledger: Ledger, verdicts: Verdicts) -> dict[str, Order]:
     new = {i: why for i, why in verdicts.rejected.items() if table.get(i, {}).get("verdicts") != verdicts.digest}
     tried = _tried(ledger, {i: table.get(i, {}).get("attempt", 0) for i in new})
     return {i: {"attempt": tried[i] + 1, "rejected": why, "verdicts": verdicts.digest} for i, why in new.items()}
+
+
+def left_by_review(record: Mapping[str, Any]) -> bool:
+    """Whether a slab is left as it was because a reviewer did not accept it; not because workers gave it up."""
+    return bool(record.get("given_up")) and any(part["why"].startswith(REJECTED) for part in record["left"])
 
 
 def _tried(ledger: Ledger, now: dict[str, int]) -> dict[str, int]:

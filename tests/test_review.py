@@ -169,6 +169,20 @@ def test_only_what_was_accepted_is_merged(job: Job) -> None:
     check(out)
 
 
+def test_what_was_left_out_is_not_accepted_by_a_merge(job: Job) -> None:
+    """Its voxels are not in force: the reviewer is told how to bring them back, and nothing is touched."""
+    out, count, first = job.folder / "out.zarr", len(slabs(job)), outcome(job.folder / "out.zarr")
+    left = remerge(str(out), accepted=str(csv(job, (0, "accept", ""))))
+    before, every = outcome(out), csv(job, *((i, "accept", "") for i in range(count)))
+    with pytest.raises(VerdictError, match=f"{count - 1} of {count} accepted slabs were left out by run {left['run']}") as e:
+        remerge(str(out), accepted=str(every))
+    assert f"--revert {left['run']}" in e.value.do and e.value.exit_code == 3
+    assert outcome(out) == before
+    revert(str(out), left["run"])
+    assert remerge(str(out), accepted=str(every))["slabs_left_out"] == 0
+    assert outcome(out) == first
+
+
 def test_what_was_left_out_can_be_made_again(job: Job) -> None:
     out = job.folder / "out.zarr"
     remerge(str(out), accepted=str(csv(job, *((i, "accept", "") for i in range(1, len(slabs(job)))))))
