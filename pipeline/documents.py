@@ -54,6 +54,7 @@ class _Count(_Document):
     slabs: int
     done: int
     quarantined: int
+    left_out: int = Field(description="slabs that a reviewer did not accept; they are none of the quarantined")
     not_restorable: list[Left]
     voxels_restored: int
     voxels_uncertain: int

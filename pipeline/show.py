@@ -184,8 +184,9 @@ def paper(document: dict[str, Any]) -> None:
 
 def summary(document: dict[str, Any]) -> None:
     """The final word of a run."""
+    reviewed = f"{document['left_out']} left out by review, " if document["left_out"] else ""
     out.print(
-        f"{document['done']} of {document['slabs']} slabs done, {document['quarantined']} quarantined; "
+        f"{document['done']} of {document['slabs']} slabs done, {reviewed}{document['quarantined']} quarantined; "
         f"{document['voxels_restored']:,} voxels restored in {document['seconds']:.1f} s -> "
         f"{escape(document['output'])}"
     )

@@ -18,19 +18,22 @@ from pipeline.ledger import Ledger
 from pipeline.lock import holder
 from pipeline.merge import read_merge
 from pipeline.plan import Plan
+from pipeline.review import left_by_review
 from pipeline.signature import said
 from pipeline.store import has_merged
 
 
 def summarise(plan: Plan, ledger: Ledger, run_id: str, out: str, moved: Counter[str], seconds: float) -> dict[str, Any]:
     """The final word of a run, in a stable form."""
-    done = quarantined = voxels = uncertain = 0
+    done = quarantined = left_out = voxels = uncertain = 0
     left = Counter[tuple[int, int, str]]()  # voxels, by run of sections and reason
     wanted = Ids.of(plan.slabs.ids)
     others = bool((wanted.at(ledger.done().raw) < 0).any())  # a run was killed while it changed plans
     for rows in ledger.rows(lambda i: i in wanted and ledger.get(i)):  # which says what is wrong with it
         for shared, alike in (rows.of_ids(wanted) if others else rows).each_kind():
-            quarantined += len(alike) * (shared["status"] == "quarantined")
+            reviewed = left_by_review(shared)  # somebody meant it: no fault of the run
+            left_out += len(alike) * reviewed
+            quarantined += len(alike) * (shared["status"] == "quarantined" and not reviewed)
             done += len(alike) * (shared["status"] == "done")
             voxels += int(alike.voxels[:, [label - 1 for label in RESTORED]].sum())
             uncertain += int(alike.voxels[:, UNCERTAIN - 1].sum())
@@ -41,6 +44,7 @@ def summarise(plan: Plan, ledger: Ledger, run_id: str, out: str, moved: Counter[
         "slabs": len(plan.slabs),
         "done": done,
         "quarantined": quarantined,
+        "left_out": left_out,
         "not_restorable": [{"z": [z0, z1], "voxels": n, "why": why} for (z0, z1, why), n in sorted(left.items())],
         "voxels_restored": voxels,
         "voxels_uncertain": uncertain,
@@ -58,10 +62,10 @@ def status(out: str) -> dict[str, Any]:
     plan, ledger = current_plan(out), Ledger(out)
     began = (Files(out) / "zmend/runs").names()
     found = summarise(plan, ledger, began[-1] if began else "", out, Counter(), 0.0)
-    waiting = len(plan.slabs) - found["done"] - found["quarantined"]
-    left_out = ("bytes_read", "bytes_written", "seconds")
+    waiting = len(plan.slabs) - found["done"] - found["quarantined"] - found["left_out"]
+    not_told = ("bytes_read", "bytes_written", "seconds")
     return {
-        **{k: v for k, v in found.items() if k not in left_out},
+        **{k: v for k, v in found.items() if k not in not_told},
         "pending": waiting,
         "merged": (merged := read_merge(out) is not None),
         "behind": has_merged(out) and not merged,

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from pipeline.blend import LEFT
+from pipeline.cli import cli
 from pipeline.errors import Interrupted, UsageError, VerdictError, VolumeError
 from pipeline.job import propose
 from pipeline.ledger import Ledger
@@ -19,6 +21,7 @@ from pipeline.remerge import remerge
 from pipeline.revert import revert
 from pipeline.run import Stop, run
 from pipeline.story import story
+from pipeline.summary import status
 from pipeline.verdicts import read
 from pipeline.verify import verify
 from tests import independent
@@ -181,6 +184,17 @@ def test_what_was_left_out_is_not_accepted_by_a_merge(job: Job) -> None:
     revert(str(out), left["run"])
     assert remerge(str(out), accepted=str(every))["slabs_left_out"] == 0
     assert outcome(out) == first
+
+
+def test_what_was_left_out_is_not_called_quarantined(job: Job) -> None:
+    """The reviewer meant it: no later run ends with 4 for it."""
+    out, count = job.folder / "out.zarr", len(slabs(job))
+    remerge(str(out), accepted=str(csv(job, (0, "accept", ""), (1, "reject", "smeared"))))
+    found = status(str(out))
+    assert (found["done"], found["left_out"], found["quarantined"], found["pending"]) == (1, count - 1, 0, 0)
+    ran = CliRunner().invoke(cli, ["run", str(job.config(**PARTS))])
+    assert ran.exit_code == 0, ran.output
+    assert f"1 of {count} slabs done, {count - 1} left out by review, 0 quarantined" in " ".join(ran.output.split())
 
 
 def test_what_was_left_out_can_be_made_again(job: Job) -> None:

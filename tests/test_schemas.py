@@ -119,7 +119,7 @@ def test_what_is_seen_while_it_serves(job: Job, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("spoil", [lambda d: d.update(more=1), lambda d: d.pop("slabs"), lambda d: d.update(done="3")], ids=["more", "less", "other"])
 def test_a_schema_is_not_pleased_by_anything(spoil: Callable[[Any], Any]) -> None:
-    good = {"run": "r", "slabs": 3, "done": 3, "quarantined": 0, "not_restorable": [], "voxels_restored": 1, "voxels_uncertain": 0,
+    good = {"run": "r", "slabs": 3, "done": 3, "quarantined": 0, "left_out": 0, "not_restorable": [], "voxels_restored": 1, "voxels_uncertain": 0,
             "certificate": None, "output": "o", "plan": "p", "bytes_read": 1, "bytes_written": 1, "seconds": 0.5}  # fmt: skip
     of_kind("run", "Summary").validate(good)
     spoil(good)
