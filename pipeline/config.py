@@ -146,11 +146,19 @@ def _remedy(error: Any) -> str:
         return "give numbers in brackets: voxel_size_nm: [z, y, x], intensity: [black, white]"
     known = _keys(parts[:-1])
     if error["type"] == "extra_forbidden":
+        if homes := _homes(parts[-1]):
+            return f"'{parts[-1]}' belongs {' or '.join(homes)}"
         near = difflib.get_close_matches(parts[-1], known, n=1)
         return f"did you mean '{near[0]}'?" if near else f"known keys here: {', '.join(known)}"
     if error["type"] == "missing":
         return f"add '{parts[-1]}:'; keys here: {', '.join(known)}"
     return "mend the value; `zmend plan --help` shows a working configuration"
+
+
+def _homes(key: str) -> list[str]:
+    """Where a key is known, in words."""
+    top = _keys([])
+    return [f"under '{part}'" for part in top if key in _keys([part])] + ["at the top level"] * (key in top)
 
 
 def _keys(parents: list[str]) -> list[str]:

@@ -45,6 +45,8 @@ def test_urls_and_absolute_paths_stay_as_they_are(tmp_path: Path) -> None:
         ({"recipe": {"step": 4}}, "unknown key 'step'", "zmend.yaml, recipe.step", "did you mean 'steps'?"),
         ({"site": {"gpu": 4}}, "unknown key 'gpu'", "site.gpu", "did you mean 'gpus'?"),
         ({"output": {"zzz": 4}}, "unknown key 'zzz'", "output.zzz", "known keys here: chunk_px, clone"),
+        ({"recipe": {"certificate": 1}}, "unknown key 'certificate'", "recipe.certificate", "'certificate' belongs at the top level"),
+        ({"chunk_px": 64}, "unknown key 'chunk_px'", "chunk_px", "'chunk_px' belongs under 'output'"),
         ({"recipe": {"steps": "many"}}, "'steps' is 'many'", "recipe.steps", "mend the value"),
         ({"recipe": {"steps": 0}}, "'steps' is 0", "recipe.steps", "mend the value"),
         ({"output": {}}, "key 'path' is missing", "output.path", "add 'path:'"),
