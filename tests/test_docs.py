@@ -68,6 +68,23 @@ def test_the_json_of_run_and_verify_has_the_keys_that_the_readme_shows(tmp_path:
         assert set(re.findall(r'"(\w+)":', shown)) <= set(document)
 
 
+def test_a_first_night_by_the_readme_succeeds(tmp_path: Path) -> None:
+    """After the README's run by flags that were written by hand: each line in its order, with the flags that it names."""
+    build(tmp_path)
+    (text,) = re.findall(r"```yaml\n(.*?)```", README, re.S)
+    body = {**yaml.safe_load(text), "recipe": {"restorer": "linear"}, "certificate": 0}
+    (tmp_path / "flags.csv").write_text("3\n")
+    lines = [line for line in README.splitlines() if line.startswith(("zmend scan raw.zarr", "zmend nightly zmend.yaml"))]
+    assert len(lines) == 2
+    for line in lines:
+        asked, comment = line.split("#", 1)
+        said = re.search(r"^ with {2}flags: (\S+)", comment)
+        (tmp_path / "zmend.yaml").write_text(yaml.safe_dump({**body, "flags": said.group(1) if said else "flags.csv"}))
+        process = command(*shlex.split(asked)[1:], cwd=tmp_path)
+        out, err = process.communicate(timeout=200)
+        assert process.returncode == 0, f"{line}\n{out}{err}"
+
+
 @pytest.mark.parametrize("name", ["README.md", "DESIGN.md", "CHANGELOG.md", "deploy/README.md"])
 def test_documents_name_files_that_exist(name: str) -> None:
     for path in re.findall(r"`((?:pipeline|model|tests|deploy|benchmarks|docs)/[\w./-]+\.\w+)`", (ROOT / name).read_text()):
