@@ -269,6 +269,18 @@ class Reverted(_Document):
     seconds: float
 
 
+class Ordered(_Document):
+    """`zmend run --only rejected --dry-run`."""
+
+    output: str
+    plan: str
+    rejected: int
+    made_again: list[str] = Field(description="slabs, with another seed")
+    ordered_before: int = Field(description="slabs that this very file rejected before: it counts once")
+    besides: int = Field(description="slabs that no run has done yet, which nobody rejected: they are done too")
+    dry_run: bool
+
+
 class Pruned(_Document):
     """`zmend prune`."""
 
@@ -516,7 +528,7 @@ class Examined(_Document):
 VERBS: dict[str, Any] = {
     "plan": Plan | Paper,
     "scan": Scanned,
-    "run": Summary | Plan | Reverted | Written | Scripts,
+    "run": Summary | Plan | Reverted | Ordered | Written | Scripts,
     "merge": Merged,
     "nightly": Night | Rendered,
     "status": Status | Watched | Dossier,

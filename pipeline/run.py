@@ -36,6 +36,7 @@ from pipeline.verdicts import Verdicts
 from pipeline.worker import Leave, Post, Probe, Recheck, Task, budget
 
 PACK_EVERY = 8192  # slabs: so few files lie about however long a run takes
+WANTING = "configuration or flags ask for them, and no run has done them yet"
 GO_ON = "run the same command again to go on"
 
 
@@ -106,6 +107,8 @@ def run(
                 forget_merge(out)  # until it is merged again, the merged volume is not the overlay's
             begun = {"slabs": len(plan.slabs), "todo": len(todo), "retired": retired, "kept": kept}
             tell({"kind": "begin", "run": run_id, **begun})
+            if verdicts:
+                _tell_besides(todo, set(review.read(out)), tell)
             moved, hope = Counter[str](), len(todo) < len(plan.slabs)
             for attempt, slabs, told in _by_attempt(todo, review.read(out)):
                 post = _post(proposal, lock.name, anything=True, attempt=attempt)
@@ -129,6 +132,12 @@ def run(
         summary = summarise(plan, ledger, run_id, out, moved, time.perf_counter() - began)
         tell({"kind": "end", **summary})
     return summary
+
+
+def _tell_besides(todo: Slabs, ordered: set[str], tell: OnEvent) -> None:
+    """That slabs are done which nobody rejected: the plan asks for them, and a store holds one whole plan."""
+    if besides := sum(slab.id not in ordered for slab in todo):
+        tell({"kind": "warning", "text": f"{besides} slabs are done besides those that were rejected: {WANTING}"})
 
 
 def _keep(crew: Crew, proposal: Proposal, post: Post, ledger: Ledger, redo: set[str]) -> int:

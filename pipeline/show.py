@@ -199,6 +199,16 @@ def summary(document: dict[str, Any]) -> None:
     out.print(f"next: zmend verify {escape(document['output'])}")
 
 
+def ordered(document: dict[str, Any]) -> None:
+    """What a run would make again for a reviewer."""
+    slabs = "\n".join(document["made_again"][:SHOWN_SLABS]) + "\n…" * (len(document["made_again"]) > SHOWN_SLABS)
+    count, besides = len(document["made_again"]), document["besides"]
+    more = "these verdicts reject nothing" if not document["rejected"] else ""
+    more = f"{document['ordered_before']} were ordered by this very file before" if document["ordered_before"] else more
+    rows = {"made again": f"{count} slabs, each with another seed", "slabs": slabs, "not made again": more}
+    pairs({**{k: v for k, v in rows.items() if v}, "besides": f"{besides} slabs that no run has done yet"})
+
+
 def status(document: dict[str, Any]) -> None:
     """How far a run has come."""
     pairs({k: v for k, v in document.items() if k not in ("certificate", "behind")})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,10 +37,30 @@ def ordered(out: str, run_id: str, ledger: Ledger, verdicts: Verdicts, tell: OnE
     """What these verdicts ask for; they are kept with the run."""
     Files(out).put(f"zmend/runs/{run_id}/verdicts.csv", verdicts.text)
     found = review.orders(out, ledger, verdicts)
+    if not verdicts.rejected:
+        tell({"kind": "warning", "text": "these verdicts reject nothing: no slab is made again for them"})
     if same := len(verdicts.rejected) - len(found):
         text = f"{same} slabs were ordered anew by this very file before; to reject what came of it, write another note"
         tell({"kind": "warning", "text": text})
     return found
+
+
+def would_order(proposal: Proposal, verdicts: Verdicts) -> dict[str, Any]:
+    """What a run with these verdicts would make again, and what besides. Writes nothing."""
+    plan, out = proposal.plan, proposal.config.output.path
+    ledger = Ledger(out)
+    new = review.orders(out, ledger, verdicts)
+    known = review.read(out)
+    besides = [s.id for s in plan.slabs.but(ledger.done()) if s.id not in new and s.id not in known]
+    return {
+        "output": out,
+        "plan": plan.hash,
+        "rejected": len(verdicts.rejected),
+        "made_again": sorted(new),
+        "ordered_before": len(verdicts.rejected) - len(new),
+        "besides": len(besides),
+        "dry_run": True,
+    }
 
 
 def find(

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from jsonschema import Draft202012Validator
 
 from pipeline.blend import LEFT
 from pipeline.cli import cli
+from pipeline.documents import schema
 from pipeline.errors import Interrupted, UsageError, VerdictError, VolumeError
 from pipeline.job import propose
 from pipeline.ledger import Ledger
@@ -195,6 +197,29 @@ def test_what_was_left_out_is_not_called_quarantined(job: Job) -> None:
     ran = CliRunner().invoke(cli, ["run", str(job.config(**PARTS))])
     assert ran.exit_code == 0, ran.output
     assert f"1 of {count} slabs done, {count - 1} left out by review, 0 quarantined" in " ".join(ran.output.split())
+
+
+def test_a_review_says_what_it_makes_again_and_what_besides(job: Job) -> None:
+    """Dry and for real; a run does what nobody has done yet as well, and says so."""
+    out, one, path = job.folder / "out.zarr", slabs(job)[0].id, csv(job, (0, "reject", "smeared"))
+    none = csv(job, (0, "accept", ""), name="none.csv")
+    job.flags("3\n8\n10\n")
+    config = str(job.config(**PARTS))
+    new, before = len({s.id for s in slabs(job)} - made(job).keys()), outcome(out)
+    dry = CliRunner().invoke(cli, ["run", config, "--only", "rejected", "--verdicts", str(path), "-n", "--json"])
+    said = json.loads(dry.stdout)
+    assert (said["made_again"], said["ordered_before"], said["besides"]) == ([one], 0, new) and new > 0
+    Draft202012Validator(schema("run")).validate(said)
+    words = CliRunner().invoke(cli, ["run", config, "--only", "rejected", "--verdicts", str(none), "-n"]).output
+    assert "these verdicts reject nothing" in words and f"{new} slabs that no run has done yet" in words
+    assert outcome(out) == before
+    _, events = again(job, path)
+    told = [e["text"] for e in events if e["kind"] == "warning"]
+    assert any(text.startswith(f"{new} slabs are done besides those that were rejected") for text in told)
+    before = made(job)
+    _, events = again(job, none)
+    assert [e["text"] for e in events if e["kind"] == "warning"] == ["these verdicts reject nothing: no slab is made again for them"]
+    assert made(job) == before
 
 
 def test_what_was_left_out_can_be_made_again(job: Job) -> None:

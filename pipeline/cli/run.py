@@ -20,7 +20,11 @@ from pipeline.errors import UsageError
     type=click.IntRange(0, 64),
     help="Intact sections that the run is measured on, 0 for none. Default: the configuration's.",
 )
-@click.option("--only", type=click.Choice(["rejected"]), help="Make again, with other seeds, what --verdicts reject.")
+@click.option(
+    "--only",
+    type=click.Choice(["rejected"]),
+    help="Of what is done, make again only what --verdicts reject, with other seeds; what is not done yet is done too.",
+)
 @click.option("--verdicts", metavar="FILE", help="A reviewer's verdicts, as the report exports them (CSV).")
 @click.option("--revert", metavar="RUN", help="Bring back, byte for byte, what was there before this run.")
 @click.option("--slab", multiple=True, metavar="SLAB", help="With --revert: of this slab only.")
@@ -88,13 +92,18 @@ def run(
                 why="changed since: " + ", ".join(changes(before, made.plan)),
                 do=f"review it anew: zmend plan {config}",
             )
+    judged = _read_verdicts(verdicts, made) if verdicts else None
+    if dry_run and judged is not None:
+        from pipeline.takeover import would_order
+
+        say(would_order(made, judged), as_json, show.ordered)
+        return
     if dry_run:
         say(planned(made, ""), as_json, show.plan)
         return
     from pipeline.run import Stop
     from pipeline.run import run as run_it
 
-    judged = _read_verdicts(verdicts, made) if verdicts else None
     stop = Stop()
     with interrupts(stop), show.Progress(quiet=as_json) as progress:
         summary = run_it(made, on_event=progress, stop=stop, redo=redo, verdicts=judged, sign=sign or "")
