@@ -8,7 +8,8 @@ at all, so it is the one-step estimate (posterior mean).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -165,9 +166,22 @@ def _blind(network: AnisoUNet3D, condition: Condition) -> Tensor:
     In float32 on a CPU: everything starts from it, and is sharpened, so bfloat16's rounding would tell one tiling from
     another by more than a grey level (`benchmarks/results/halo.md`).
     """
-    device = condition.target.device.type
-    with torch.autocast(device, enabled=device != "cpu" and torch.is_autocast_enabled(device)):
-        return _denoise(network, condition, torch.zeros_like(condition.target), SIGMA_MAX)
+    nothing = torch.zeros_like(condition.target)
+    if condition.target.device.type != "cpu":
+        return _denoise(network, condition, nothing, SIGMA_MAX)
+    with _one_thread(), torch.autocast("cpu", enabled=False):
+        return _denoise(network, condition, nothing, SIGMA_MAX)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """torch's float32 kernels, unlike those in bfloat16, round otherwise for every number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _detailed(clean: Tensor, condition: Condition, sampler: Sampler) -> Tensor:

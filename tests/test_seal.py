@@ -120,6 +120,9 @@ def test_attributes_that_cannot_be_read_are_an_error_in_words(text: str, words: 
     assert "bring zarr.json" in error.value.do
 
 
+NO_DOCUMENT = {"prune.py"}  # it takes away chunks that no seal names; killed, it must not look like a killed run
+
+
 def test_whoever_locks_a_store_seals_it() -> None:
     """So that no later writer forgets it. A lock of something else has a key of its own."""
     found = []
@@ -128,7 +131,7 @@ def test_whoever_locks_a_store_seals_it() -> None:
             if isinstance(node, ast.With):
                 calls = [i.context_expr for i in node.items if isinstance(i.context_expr, ast.Call)]
                 locks = [len(c.args) for c in calls if ast.unparse(c.func) == "StoreLock"]
-                if locks == [1]:
+                if locks == [1] and path.name not in NO_DOCUMENT:
                     found.append(path.name)
                     assert "Seal" in [ast.unparse(c.func) for c in calls], path
     assert found
