@@ -52,7 +52,7 @@ class FlagText:
     @staticmethod
     def of(text: str) -> FlagText:
         self = FlagText()
-        for raw in text.lstrip("\ufeff").splitlines():
+        for raw in text.removeprefix("\ufeff").removesuffix("\n").split("\n"):
             comment = raw.lstrip(' "').startswith("#") or not raw.strip(", \t")
             if comment and NOTE.search(raw):
                 continue

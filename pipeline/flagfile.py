@@ -60,6 +60,24 @@ def review(path: str, *, shape: ZYX, voxel_nm: Voxel | None = None) -> list[Flag
     return _read(*_opened(path, shape, voxel_nm))
 
 
+def table(path: str, *, shape: ZYX, passed: Callable[[str], Iterable[int]] = lambda _: ()) -> str:
+    """The text of a flags file to which lines may be added, its lines parted by \\n; all of it is checked first.
+
+    passed: the numbers, from 1, of lines that are not looked at. Raises FlagError as `load` does, and of a list.
+    """
+    file = replace(_File(path, shape, None), none_is_fine=True)
+    text = re.sub(r"\r\n?", "\n", _decode(file))
+    if all(_is_comment(line) or _is_blank(line) for line in text.split("\n")):
+        return text
+    left_out = set(passed(text))
+    seen = "\n".join("" if n in left_out else line for n, line in enumerate(text.split("\n"), 1))
+    if is_foreign(text) or _is_list(_lines(seen, file)[0][1]):
+        why, do = "it adds lines to CSV with a header", "move it away, or name another file for scans to write"
+        raise file.error(0, "a scan cannot add to this list", why=why, do=do)
+    _read(seen, file)
+    return text
+
+
 def folder(path: str) -> str:
     """Where the mask paths of a flags file start from."""
     return path.rpartition("/")[0] if "://" in path else str(Path(path).absolute().parent)
@@ -171,7 +189,7 @@ def _read(text: str, file: _File) -> list[Flag]:
     """The flags of all lines, at least one."""
     lines = _lines(text, file)
     number, first = lines[0]
-    if re.match(r"[\s\"]*[-+]?[0-9]", first):
+    if _is_list(first):
         read = _list_reader(number, first, file)
     else:
         read, lines = _table_reader(number, first, file), lines[1:]
@@ -182,6 +200,18 @@ def _read(text: str, file: _File) -> list[Flag]:
     return flags
 
 
+def _is_list(first: str) -> bool:
+    return bool(re.match(r"[\s\"]*[-+]?[0-9]", first))
+
+
+def _is_comment(line: str) -> bool:
+    return bool(re.match(r"[\s\"]*#", line))  # spreadsheets put quotes round what holds a comma
+
+
+def _is_blank(line: str) -> bool:
+    return not line.strip().strip(", \t")  # spreadsheets write empty rows as ,,,
+
+
 def _lines(text: str, file: _File) -> list[tuple[int, str]]:
     """Number and text of the lines that are neither blank nor comments; at least one."""
     if "\0" in text:
@@ -189,9 +219,9 @@ def _lines(text: str, file: _File) -> list[tuple[int, str]]:
         raise file.error(number, "this is not text", why=why, do="export it as CSV in UTF-8")
     kept = []
     for number, line in enumerate(re.split(r"\r\n|\r|\n", text.removeprefix("\ufeff")), 1):
-        if re.match(r"\s*#", line):
+        if _is_comment(line):
             _check_schema(number, line, file)
-        elif line.strip().strip(", \t"):  # spreadsheets write empty rows as ,,,
+        elif not _is_blank(line):
             kept.append((number, line))
     if not kept:
         do = "write z_start,z_stop,class and then one line a flag, such as 17,18,missing"
@@ -200,7 +230,7 @@ def _lines(text: str, file: _File) -> list[tuple[int, str]]:
 
 
 def _check_schema(number: int, line: str, file: _File) -> None:
-    found = re.search(r"#\s*(zmend-flags/\S+)", line)
+    found = re.search(r"#\s*(zmend-flags/[^\s,\"]+)", line)
     if found and found[1] != SCHEMA:
         why = f"this version of zmend reads {SCHEMA}"
         raise file.error(number, f"the schema is {_show(found[1])}", why=why, do="convert the file, or update zmend")

@@ -27,7 +27,7 @@ from pipeline.errors import Interrupted, UsageError
 from pipeline.files import Files
 from pipeline.findings import flag_of, joined
 from pipeline.flagedit import held, masked, renewed
-from pipeline.flagfile import folder
+from pipeline.flagfile import folder, table
 from pipeline.flags import address, resolve
 from pipeline.look import Look, read
 from pipeline.looked import Looked, sights
@@ -76,7 +76,7 @@ def scan(
     if not looked.exists:
         looked.volume, looked.window = full.identity(), (look.black, look.white)
         looked.put()
-    text = Path(out).read_text() if Path(out).exists() else ""
+    text = _text(out, full)
     theirs = frozenset(held(text, looked.flags)) if text else frozenset()
     gone = lost(array, looked.rows)
     look = replace(look, held=theirs, lost=frozenset(gone))
@@ -223,7 +223,7 @@ def _written(out: str, full: Volume, look: Look, shape: ZYX, looked: Looked) -> 
     step = [round(n / s) for n, s in zip(full.shape[1:], shape[1:], strict=True)]
     flags = [flag_of(row, full, step, look.masks) for row in joined(looked.rows, shape)]
     jumps = sorted({j[0] for j in looked.jumps})
-    text = Path(out).read_text() if Path(out).exists() else ""
+    text = _text(out, full)
     after = renewed(text, looked.flags, flags, jumps)
     if after.text != text:
         _put(Path(out), after.text)
@@ -237,8 +237,13 @@ def _written(out: str, full: Volume, look: Look, shape: ZYX, looked: Looked) -> 
     }  # fmt: skip
 
 
+def _text(out: str, full: Volume) -> str:
+    """What the flags file says now; empty where there is none. Raises FlagError where it is no table, and leaves it."""
+    return table(out, shape=full.shape) if Path(out).exists() else ""
+
+
 def _put(path: Path, text: str) -> None:
     """Whole or not at all."""
     aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(text)
+    aside.write_text(text, encoding="utf-8")
     aside.replace(path)

@@ -16,7 +16,7 @@ from benchmarks.defects import DEFECTS
 from pipeline import scan as scanning
 from pipeline.box import Box
 from pipeline.detect import margin
-from pipeline.errors import Interrupted, UsageError
+from pipeline.errors import FlagError, Interrupted, UsageError
 from pipeline.flagedit import FlagText, renewed
 from pipeline.flagfile import COLUMNS, dump, load
 from pipeline.flags import address, flagged
@@ -204,6 +204,36 @@ def flagged_in(folder: Path, z: int) -> NDArray[np.bool_]:
     shape = Volume.open(folder / "raw.zarr").shape
     flags = load(str(folder / "flags.csv"), shape=shape, mask_shape=lambda uri: Volume.open(address(uri)).shape)
     return flagged(flags, Box.of(shape).with_z(z, z + 1), lambda uri, box: read_mask(uri, shape, box))[0] > 0
+
+
+def test_what_cannot_be_read_is_refused_and_left(stack: NDArray[np.uint8], tmp_path: Path) -> None:
+    """As spreadsheets save it: semicolons, Latin-1, UTF-16; a list; a range that was mistyped."""
+    save(tmp_path / "raw.zarr", stack[:8])
+    again(tmp_path)
+    file, text = tmp_path / "flags.csv", (tmp_path / "flags.csv").read_text()
+    spoiled = {
+        "parted by semicolons": text.replace(",", ";").encode(),
+        "not text in UTF-8": (text + "6,7,fold,,,,,,me,gel\u00f6st\n").encode("latin-1"),
+        "is UTF-16": text.encode("utf-16"),
+        "z 5:3000000000 leaves the volume": (text + "5,3000000000,missing,,,,,,me,x\n").encode(),
+        "a scan cannot add to this list": b"4\n",
+    }
+    for words, data in spoiled.items():
+        file.write_bytes(data)
+        with pytest.raises(FlagError, match=words):
+            again(tmp_path)
+        assert file.read_bytes() == data
+
+
+def test_notes_and_comments_as_people_write_them_stay(stack: NDArray[np.uint8], tmp_path: Path) -> None:
+    uri = save(tmp_path / "raw.zarr", stack[:8])
+    again(tmp_path)
+    mine = '"# mine, with a comma",,\n6,7,fold,,,,,,me,a\u2028b\x0bc\x85d\n\n# mine\n'
+    (tmp_path / "flags.csv").write_text((tmp_path / "flags.csv").read_text().replace("flags/1", "flags/1,,") + mine, encoding="utf-8")
+    grow(uri, stack, 24)
+    assert again(tmp_path)["added"] >= 2
+    assert mine in (tmp_path / "flags.csv").read_text(encoding="utf-8")
+    assert len(load(str(tmp_path / "flags.csv"), shape=(24, 192, 192))) == 4
 
 
 def test_refusals(stack: NDArray[np.uint8], tmp_path: Path) -> None:
