@@ -29,6 +29,7 @@ class Line:
 
     text: str
     cells: dict[str, str]
+    number: int = 0  # in the file, from 1
 
     @property
     def section(self) -> int:
@@ -52,7 +53,7 @@ class FlagText:
     @staticmethod
     def of(text: str) -> FlagText:
         self = FlagText()
-        for raw in text.removeprefix("\ufeff").removesuffix("\n").split("\n"):
+        for number, raw in enumerate(text.removeprefix("\ufeff").removesuffix("\n").split("\n"), 1):
             comment = raw.lstrip(' "').startswith("#") or not raw.strip(", \t")
             if comment and NOTE.search(raw):
                 continue
@@ -61,7 +62,8 @@ class FlagText:
             elif not self.header:
                 self.header = [cell.strip().lower() for cell in _cells(raw)]
             else:
-                self.lines.append(Line(raw, dict(zip(self.header, (c.strip() for c in _cells(raw)), strict=False))))
+                cells = dict(zip(self.header, (c.strip() for c in _cells(raw)), strict=False))
+                self.lines.append(Line(raw, cells, number))
         self._widen()
         return self
 
@@ -122,6 +124,12 @@ def held(text: str, before: Iterable[Cells]) -> set[int]:
     file, wrote = FlagText.of(text), _by_section(before)
     said = file.said()
     return file.foreign() | {z for z in {*said, *wrote} if said.get(z, Counter()) != wrote.get(z, Counter())}
+
+
+def beyond(text: str, before: Iterable[Cells], depth: int) -> list[int]:
+    """Numbers of the lines that a scan wrote, and nobody has changed, of sections that the volume no longer has."""
+    theirs = held(text, before)
+    return [n.number for n in FlagText.of(text).flags if n.ours and n.section >= depth and n.section not in theirs]
 
 
 def masked(text: str) -> list[tuple[int, str]]:

@@ -82,9 +82,9 @@ class Looked:
 
     def settle(self, sights: Sequence[str], stale: Iterable[int], answers: Iterable[Row]) -> None:
         """Take in what was found in the stale sections."""
-        gone = set(stale)
-        self.rows = [r for r in self.rows if r["z"] not in gone]
-        self.jumps = [j for j in self.jumps if j[0] not in gone]
+        kept = set(range(len(sights))) - set(stale)  # a volume may have fewer sections than it had
+        self.rows = [r for r in self.rows if r["z"] in kept]
+        self.jumps = [j for j in self.jumps if j[0] in kept]
         for answer in answers:
             self.rows += answer["findings"]
             self.jumps += answer["jumps"]

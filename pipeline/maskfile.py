@@ -42,8 +42,11 @@ def open_masks(masks: str, shape: ZYX, full: Volume) -> Volume:
             why="they were written for another level",
             do="scan the level of then, or name another --out",
         )
-    if there.shape[0] < shape[0]:
-        there.resize(shape)
+    if there.shape[0] > shape[0]:  # what comes back there later is looked at anew
+        for cell in [cell for cell, _ in there.objects() if cell[0] >= shape[0]]:
+            there.erase(there.box(cell))
+    if there.shape[0] != shape[0]:
+        there.resize(shape, fewer=True)
     return there
 
 

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from pipeline.detect import detect, margin
 from pipeline.errors import Interrupted, UsageError
 from pipeline.files import Files
 from pipeline.findings import flag_of, joined
-from pipeline.flagedit import held, masked, renewed
+from pipeline.flagedit import beyond, held, masked, renewed
 from pipeline.flagfile import folder, table
 from pipeline.flags import address, resolve
 from pipeline.look import Look, read
@@ -72,11 +73,11 @@ def scan(
     _check_place(out, masks, looked, full)
     source = look.open()
     shape = _scan_shape(source.shape, look.factor)
+    text = _text(out, full, looked)
     array = open_masks(masks, shape, full)
     if not looked.exists:
         looked.volume, looked.window = full.identity(), (look.black, look.white)
         looked.put()
-    text = _text(out, full)
     theirs = frozenset(held(text, looked.flags)) if text else frozenset()
     gone = lost(array, looked.rows)
     look = replace(look, held=theirs, lost=frozenset(gone))
@@ -223,7 +224,7 @@ def _written(out: str, full: Volume, look: Look, shape: ZYX, looked: Looked) -> 
     step = [round(n / s) for n, s in zip(full.shape[1:], shape[1:], strict=True)]
     flags = [flag_of(row, full, step, look.masks) for row in joined(looked.rows, shape)]
     jumps = sorted({j[0] for j in looked.jumps})
-    text = _text(out, full)
+    text = _text(out, full, looked)
     after = renewed(text, looked.flags, flags, jumps)
     if after.text != text:
         _put(Path(out), after.text)
@@ -237,9 +238,10 @@ def _written(out: str, full: Volume, look: Look, shape: ZYX, looked: Looked) -> 
     }  # fmt: skip
 
 
-def _text(out: str, full: Volume) -> str:
+def _text(out: str, full: Volume, looked: Looked) -> str:
     """What the flags file says now; empty where there is none. Raises FlagError where it is no table, and leaves it."""
-    return table(out, shape=full.shape) if Path(out).exists() else ""
+    passed = partial(beyond, before=looked.flags, depth=full.shape[0])  # the volume has shrunk: they are dropped
+    return table(out, shape=full.shape, passed=passed) if Path(out).exists() else ""
 
 
 def _put(path: Path, text: str) -> None:

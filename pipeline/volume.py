@@ -383,9 +383,12 @@ class Volume:
                 do=f"write the whole chunks {whole}",
             )
 
-    def resize(self, shape: ZYX) -> None:
-        """Give the volume more sections; metadata only. Raises VolumeError for any other change of shape."""
-        if shape[0] < self.shape[0] or shape[1:] != self.shape[1:] or not self.writable:
+    def resize(self, shape: ZYX, *, fewer: bool = False) -> None:
+        """Give the volume more sections; metadata only. Raises VolumeError for any other change of shape.
+
+        fewer: it may also lose sections; their chunks are the caller's to erase, first.
+        """
+        if (shape[0] < self.shape[0] and not fewer) or shape[1:] != self.shape[1:] or not self.writable:
             raise VolumeError(
                 f"cannot resize {self.shape} to {shape}",
                 where=self.uri,

@@ -236,6 +236,28 @@ def test_notes_and_comments_as_people_write_them_stay(stack: NDArray[np.uint8], 
     assert len(load(str(tmp_path / "flags.csv"), shape=(24, 192, 192))) == 4
 
 
+def test_a_volume_that_lost_sections(stack: NDArray[np.uint8], tmp_path: Path) -> None:
+    uri = save(tmp_path / "raw.zarr", stack[:24])
+    again(tmp_path)
+    whole, full = (tmp_path / "flags.csv").read_text(), masks(tmp_path)
+    array: Any = zarr.open_array(uri, mode="r+")
+    array.resize((12, 192, 192))
+    found = again(tmp_path)
+    assert (found["gone"], [line.split(",")[0] for line in lines(tmp_path / "flags.csv")]) == (2, ["4"])
+    assert masks(tmp_path).shape == (12, 192, 192) and not list((tmp_path / "flags.masks.zarr/c/20").rglob("*/*"))
+    assert len(load(str(tmp_path / "flags.csv"), shape=(12, 192, 192), mask_shape=lambda uri: Volume.open(uri).shape)) == 1
+    grow(uri, stack, 24)
+    again(tmp_path)
+    assert (tmp_path / "flags.csv").read_text() == whole
+    np.testing.assert_array_equal(masks(tmp_path), full)
+    edit(tmp_path, "20,21,fold", "20,21,crack")  # what people have said is not dropped for them
+    text = (tmp_path / "flags.csv").read_text()
+    array.resize((12, 192, 192))
+    with pytest.raises(FlagError, match="z 20:21 leaves the volume"):
+        again(tmp_path)
+    assert (tmp_path / "flags.csv").read_text() == text and masks(tmp_path)[20].any()
+
+
 def test_refusals(stack: NDArray[np.uint8], tmp_path: Path) -> None:
     save(tmp_path / "raw.zarr", stack[:13])
     again(tmp_path)
