@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pipeline.disk import Disk
-from pipeline.errors import VolumeError
+from pipeline.errors import UsageError, VolumeError
 from pipeline.objects import Objects, Stored, bare
 
 if TYPE_CHECKING:
@@ -155,6 +155,12 @@ def split(address: str) -> tuple[Files, str]:
     """The folder of an object's address, and its key in there."""
     parent, _, name = address.rpartition("/")
     return Files(parent or ("/" if address.startswith("/") else ".")), name
+
+
+def on_disk(path: str, option: str, do: str = "name a path on a disk, and copy it there afterwards") -> None:
+    """Raises UsageError where a file that is written to disks only is asked for at an address: s3://… is no folder."""
+    if "://" in path:
+        raise UsageError(f"{option} {path} is not on a disk", why="this file is written to disks only", do=do)
 
 
 def _refuse_impossible(uri: str) -> None:

@@ -21,7 +21,7 @@ from pipeline.attempts import OnEvent
 from pipeline.config import Config
 from pipeline.errors import Interrupted, UsageError, ZmendError
 from pipeline.explain import explain
-from pipeline.files import Files
+from pipeline.files import Files, on_disk
 from pipeline.job import Proposal, propose
 from pipeline.lock import StoreLock
 from pipeline.merge import read_merge
@@ -88,6 +88,7 @@ class Nightly:
 
     def _scan(self, stop: Stop) -> Json:
         volume, flags = self.config.volume, self.config.flags
+        on_disk(flags, "flags:", "name a path in `flags:` for scans to write, or say --no-scan to work by this list")
         if Path(flags).exists() and not Path(f"{Path(flags).with_suffix('')}.scan.jsonl").exists():
             raise UsageError(
                 f"{flags} is a list that people keep",

@@ -25,7 +25,7 @@ from pipeline.box import ZYX, Box
 from pipeline.crew import Crew
 from pipeline.detect import detect, margin
 from pipeline.errors import Interrupted, UsageError
-from pipeline.files import Files
+from pipeline.files import Files, on_disk
 from pipeline.findings import flag_of, joined
 from pipeline.flagedit import beyond, held, masked, renewed
 from pipeline.flagfile import folder, table
@@ -63,8 +63,9 @@ def scan(
 
     level: of the pyramid, to read. Default: the coarsest one whose pixels are at most SCAN_NM wide; finer pixels are
     averaged to that. mended: the level whose voxels the flags speak of. voxel_nm: of that level, where it does not say.
-    Raises UsageError where `out` or `masks` is there already and no scan's, VolumeError, Interrupted.
+    Raises UsageError where `out` is no path, or it or `masks` is there already and no scan's, VolumeError, Interrupted.
     """
+    on_disk(out, "--out")
     thresholds, began = Thresholds.at(sensitivity), time.perf_counter()
     stem = str(Path(out).with_suffix(""))
     masks, looked = masks or f"{stem}.masks.zarr", Looked.read(Path(f"{stem}.scan.jsonl"))

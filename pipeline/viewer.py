@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UnfitError, UsageError
-from pipeline.files import Files
+from pipeline.files import Files, on_disk
 from pipeline.job import current_plan, read_flags
 from pipeline.ome import Json, Voxel
 from pipeline.plan import Plan
@@ -36,6 +36,7 @@ def link(out: str, to: str, *, base_url: str, source_url: str) -> Json:
 
     Raises UsageError where nobody else can reach the store, VolumeError and PlanChangedError where it cannot be read.
     """
+    on_disk(to, "--link")
     plan = current_plan(out)
     store, source = (base_url or Files(out).uri).rstrip("/"), source_url or _source(plan).root.uri
     if not PUBLIC.fullmatch(store):

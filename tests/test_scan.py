@@ -132,6 +132,27 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "flags.csv").read_text() == "17\n"
 
 
+@pytest.mark.parametrize("command", [
+    "scan raw.zarr --out s3://b/found.csv", "nightly zmend.yaml", "report out.zarr --out s3://b/r.html",
+    "report raw.zarr --flags mine.csv --out s3://b/r.html", "view out.zarr --link s3://b/v.json --base-url https://h/m.zarr",
+])  # fmt: skip
+def test_files_for_people_are_not_written_to_a_folder_called_s3(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    stack = tissue(6, 64)
+    stack[3] = 0
+    save(tmp_path / "raw.zarr", stack, (1, 64, 64))
+    body = {"volume": {"path": "raw.zarr"}, "flags": "mine.csv", "output": {"path": "out.zarr"}, "recipe": {"restorer": "linear"}, "site": {"workers": 0}, "certificate": 0}
+    (tmp_path / "zmend.yaml").write_text(json.dumps(body))
+    (tmp_path / "mine.csv").write_text("3\n")
+    if "out.zarr" in command:
+        run(propose(load_config(tmp_path / "zmend.yaml")))
+    (tmp_path / "zmend.yaml").write_text(json.dumps({**body, "flags": "s3://b/found.csv"}))
+    result = CliRunner().invoke(cli, command.split())
+    assert isinstance(result.exception, UsageError) and result.exception.exit_code == 2
+    assert "s3://b/" in result.exception.what and "is not on a disk" in result.exception.what
+    assert not (tmp_path / "s3:").exists()
+
+
 def _tile(kind: str, x: int, masked: bool = False) -> dict[str, object]:
     return {"z": 3, "class": kind, "score": 1.0 + x, "reason": "", "masked": masked, "box": [0, 10, x, x + 10]}
 

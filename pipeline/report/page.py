@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.errors import UsageError
-from pipeline.files import Files
+from pipeline.files import Files, on_disk
 
 MARK = "<!-- made by zmend report -->"
 POLICY = (
@@ -41,6 +41,7 @@ def _text(environment: Environment, name: str) -> str:
 
 def check_target(path: str, *places: Files) -> None:
     """Refuse to write over what is no report, and into volumes and stores. Raises UsageError."""
+    on_disk(path, "--out")
     target = Path(path)
     if target.is_dir() or (target.exists() and MARK not in target.read_text(errors="replace")[:400]):
         why = "what it holds would be lost"
