@@ -39,7 +39,7 @@ def _section(rows: list[dict[str, Any]], shape: ZYX) -> list[dict[str, Any]]:
 
 
 def flag_of(row: dict[str, Any], full: Volume, step: Sequence[int], masks: str) -> dict[str, Any]:
-    """A line of the flags file, in voxels of level 0."""
+    """A line of the flags file, in voxels of level 0. masks: as the file says it, see `beside`."""
     z, nm = row["z"], (full.voxel_nm[1] if full.voxel_nm else 0.0) * step[0]
     note = f"score {row['score']}: {_in_words(row['reason'], z, step[0], nm)}"
     flag = {"z_start": z, "z_stop": z + 1, "class": row["class"], "source": SOURCE, "note": note}
@@ -51,12 +51,15 @@ def flag_of(row: dict[str, Any], full: Volume, step: Sequence[int], masks: str) 
         }  # fmt: skip
     if not row["masked"]:
         return flag
-    return flag | {"mask": _beside(masks) + (f" & {row['bit']}" if row["bit"] else "")}
+    return flag | {"mask": masks + (f" & {row['bit']}" if row["bit"] else "")}
 
 
-def _beside(path: str) -> str:
-    """The address of the masks as the flags file says it: absolute, so that it may be moved."""
-    return path if "://" in path else str(Path(path).absolute())
+def beside(masks: str, base: str) -> str:
+    """The address of the masks as a flags file in the folder `base` says it: they may move together."""
+    if "://" in masks:
+        return masks
+    path = Path(masks).absolute()
+    return str(path.relative_to(base) if path.is_relative_to(base) else path)
 
 
 def _in_words(reason: str, z: int, step: int, nm: float) -> str:

@@ -26,7 +26,7 @@ from pipeline.crew import Crew
 from pipeline.detect import detect, margin
 from pipeline.errors import Interrupted, UsageError
 from pipeline.files import Files, on_disk
-from pipeline.findings import flag_of, joined
+from pipeline.findings import beside, flag_of, joined
 from pipeline.flagedit import beyond, held, masked, renewed
 from pipeline.flagfile import folder, table
 from pipeline.flags import address, resolve
@@ -223,7 +223,8 @@ def _row(finding: Finding, bit: int, box: Box) -> dict[str, Any]:
 def _written(out: str, full: Volume, look: Look, shape: ZYX, looked: Looked) -> dict[str, Any]:
     """Renew the flags file, then the note of what was looked at."""
     step = [round(n / s) for n, s in zip(full.shape[1:], shape[1:], strict=True)]
-    flags = [flag_of(row, full, step, look.masks) for row in joined(looked.rows, shape)]
+    said = beside(look.masks, folder(out))
+    flags = [flag_of(row, full, step, said) for row in joined(looked.rows, shape)]
     jumps = sorted({j[0] for j in looked.jumps})
     text = _text(out, full, looked)
     after = renewed(text, looked.flags, flags, jumps)

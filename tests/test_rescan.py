@@ -258,6 +258,18 @@ def test_a_volume_that_lost_sections(stack: NDArray[np.uint8], tmp_path: Path) -
     assert (tmp_path / "flags.csv").read_text() == text and masks(tmp_path)[20].any()
 
 
+def test_a_project_moves_with_its_masks(stack: NDArray[np.uint8], tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    save(tmp_path / "here/raw.zarr", stack[:24])
+    again(tmp_path / "here")
+    meant = flagged_in(tmp_path / "here", 20)
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert meant.any() and np.array_equal(flagged_in(tmp_path / "there", 20), meant)
+    assert again(tmp_path / "there")["looked_at"] == 0
+    rows = again(tmp_path / "there", masks=str(tmp_path / "apart.zarr"))["rows"]
+    assert {row["mask"] for row in rows if "mask" in row} == {str(tmp_path / "apart.zarr")}
+
+
 def test_refusals(stack: NDArray[np.uint8], tmp_path: Path) -> None:
     save(tmp_path / "raw.zarr", stack[:13])
     again(tmp_path)
