@@ -55,7 +55,7 @@ class FlagText:
         self = FlagText()
         for number, raw in enumerate(text.removeprefix("\ufeff").removesuffix("\n").split("\n"), 1):
             comment = raw.lstrip(' "').startswith("#") or not raw.strip(", \t")
-            if comment and NOTE.search(raw):
+            if comment and NOTE.fullmatch(raw.strip(' ",\t')):  # a scan's own; it says it again
                 continue
             if comment:
                 (self.lines if self.header else self.head).append(raw)
@@ -77,7 +77,8 @@ class FlagText:
 
     def text(self, jumps: Iterable[int]) -> str:
         body = [line.text if isinstance(line, Line) else line for line in self.lines]
-        notes = [JUMP.format(z=z) for z in sorted(set(jumps))]
+        said = "\n".join(line for line in (*self.head, *self.lines) if isinstance(line, str))
+        notes = [JUMP.format(z=z) for z in sorted(set(jumps)) if JUMP.format(z=z).removeprefix("# ") not in said]
         return "\n".join([*self.head, ",".join(self.header), *body, *notes]) + "\n"
 
     @property

@@ -17,7 +17,7 @@ from pipeline import scan as scanning
 from pipeline.box import Box
 from pipeline.detect import margin
 from pipeline.errors import FlagError, Interrupted, UsageError
-from pipeline.flagedit import FlagText, renewed
+from pipeline.flagedit import JUMP, FlagText, renewed
 from pipeline.flagfile import COLUMNS, dump, load
 from pipeline.flags import address, flagged
 from pipeline.job import read_mask
@@ -291,3 +291,6 @@ def test_jumps_are_told_once() -> None:
     assert (twice.new, twice.gone, twice.held) == ([], 1, [])
     assert twice.text.count("on the stack lies elsewhere") == 2
     assert FlagText.of(twice.text).flags == []
+    mine = [JUMP.format(z=9).replace("# ", "# I saw it: "), JUMP.format(z=7) + " (done)", f'"{JUMP.format(z=11)}",,']
+    noted = renewed("\n".join([*dump([]).splitlines(), *mine, ""]), [], [], [7, 9, 11]).text.splitlines()
+    assert noted[2:] == [*mine[:2], JUMP.format(z=11)], "what a person has noted stays, and is not said again"
