@@ -7,6 +7,7 @@ log.00000.jsonl, log.00001.jsonl, ..., one every FLUSH_S while something happens
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from types import TracebackType
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from pipeline.attempts import OnEvent
 from pipeline.config import Config
 from pipeline.files import Files
+from pipeline.seal import broken
 from pipeline.summary import environment
 
 FLUSH_S = 10.0  # what a killed run may lose of its log on an object store
@@ -24,6 +26,19 @@ def new_name() -> str:
     """Of a run: when it begins, to 60 ns, so that the order of names is that of runs."""
     now = time.time_ns()
     return f"{time.strftime('%Y%m%dT%H%M%S', time.localtime(now // 10**9))}-{now % 10**9 // 60:06x}"
+
+
+def reverting(out: str) -> str:
+    """The command of the revert that is at work in a store, or was killed in it; empty where there is none."""
+    runs = Files(out) / "zmend/runs"
+    if not broken(out) or not (names := runs.names()):
+        return ""
+    try:
+        asked = json.loads(runs.read(f"{max(names)}/config.json") or b"{}")
+        words = ["--revert", str(asked["revert"]), *(w for slab in asked["slabs"] for w in ("--slab", str(slab)))]
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return shlex.join(["zmend", "run", out, *words])
 
 
 class RunLog:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from click.testing import CliRunner
 import pipeline.ledger
 from pipeline.box import Box
 from pipeline.cli import cli
-from pipeline.errors import Interrupted, PlanChangedError, RevertError, StoreLockedError, UsageError
+from pipeline.errors import Interrupted, PlanChangedError, RevertError, StoreLockedError, UsageError, VerifyError
 from pipeline.job import propose
 from pipeline.ledger import Ledger
 from pipeline.lock import StoreLock
@@ -157,6 +158,20 @@ def test_a_killed_revert_goes_on_to_the_same_bytes(job: Job) -> None:
     revert(str(out), run_id)
     assert outcome(out) == first
     check(out)
+
+
+@pytest.mark.parametrize("after", [12, 80])
+def test_a_killed_revert_says_that_the_same_revert_goes_on(job: Job, after: int) -> None:
+    out, run_id = job.folder / "out.zarr", runs(job.folder / "out.zarr")[1]
+    process = subprocess.run([sys.executable, "-c", KILLED, str(out), run_id, str(after)], cwd=ROOT, check=False)
+    assert process.returncode == -9
+    said = CliRunner().invoke(cli, ["verify", str(out), "--level", "structure"])
+    assert isinstance(said.exception, VerifyError)
+    command = f"zmend run {out} --revert {run_id}"
+    assert said.exception.do == f"the same revert again: {command}: it goes on where it stopped; then verify"
+    ended = CliRunner().invoke(cli, shlex.split(command)[1:])
+    assert ended.exit_code == 0 and outcome(out) == outcome(job.folder / "first.zarr")
+    assert CliRunner().invoke(cli, ["verify", str(out), "--level", "structure"]).exit_code == 0
 
 
 def test_a_killed_revert_may_be_given_up_for_a_run(job: Job) -> None:

@@ -64,15 +64,23 @@ def verify(
             f"too early to verify: {found['unfinished']}",
             where=store,
             why="it was interrupted, or it is still at work; what it has written so far is as its records say",
-            do=_go_on(store, found),
+            do=_revert_again(store) or _go_on(store, found),
         )
     if not found["ok"]:
         failed = [c["name"] for c in found["checks"] if not c["ok"]]
         raise VerifyError(
             f"verification failed: {', '.join(failed)}",
             where=store,
-            do=_remedy(failed),
+            do=_revert_again(store) or _remedy(failed),
         )
+
+
+def _revert_again(store: str) -> str:
+    """What ends a revert that was killed: the same one; a run would put the plan of its configuration in force."""
+    from pipeline.runlog import reverting
+
+    command = reverting(store)
+    return f"the same revert again: {command}: it goes on where it stopped; then verify" if command else ""
 
 
 def _go_on(store: str, found: dict[str, Any]) -> str:
