@@ -122,15 +122,20 @@ class Renewed:
 
 def held(text: str, before: Iterable[Cells]) -> set[int]:
     """Sections in which people have been since the rows `before` were written."""
-    file, wrote = FlagText.of(text), _by_section(before)
-    said = file.said()
-    return file.foreign() | {z for z in {*said, *wrote} if said.get(z, Counter()) != wrote.get(z, Counter())}
+    file = FlagText.of(text)
+    return file.foreign() | _changed(file, before)
+
+
+def _changed(file: FlagText, before: Iterable[Cells]) -> set[int]:
+    said, wrote = file.said(), _by_section(before)
+    return {z for z in {*said, *wrote} if said.get(z, Counter()) != wrote.get(z, Counter())}
 
 
 def beyond(text: str, before: Iterable[Cells], depth: int) -> list[int]:
     """Numbers of the lines that a scan wrote, and nobody has changed, of sections that the volume no longer has."""
-    theirs = held(text, before)
-    return [n.number for n in FlagText.of(text).flags if n.ours and n.section >= depth and n.section not in theirs]
+    file = FlagText.of(text)
+    theirs = _changed(file, before)  # the ranges that people wrote are not checked yet, and may be of any length
+    return [n.number for n in file.flags if n.ours and n.section >= depth and n.section not in theirs]
 
 
 def masked(text: str) -> list[tuple[int, str]]:
