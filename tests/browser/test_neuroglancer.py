@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.browser.conftest import PATIENCE_MS
 from tests.jobs import ENSEMBLE, Job, build, command, voxels
 
 pytest.importorskip("neuroglancer")
@@ -47,7 +48,7 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def panels(page: Any) -> list[np.ndarray]:
     """The four panels as they look, uint8 (y, x, rgb): source xy, restored xy, source xz, restored xz."""
-    screen = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB"))
+    screen = np.asarray(Image.open(io.BytesIO(page.screenshot(timeout=PATIENCE_MS))).convert("RGB"))
     found = page.locator(".neuroglancer-rendered-data-panel").all()
     boxes = [{k: round(v) for k, v in p.bounding_box().items()} for p in found]
     return [screen[b["y"] : b["y"] + b["height"], b["x"] : b["x"] + b["width"]] for b in boxes]

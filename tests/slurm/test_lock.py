@@ -47,7 +47,9 @@ def test_a_job_that_is_over_holds_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         pass
     subprocess.run(["scancel", job], check=True)
     empties()
-    for variable, other in (("SLURM_CLUSTER_NAME", "d"), ("SLURM_CONF", "/nowhere"), ("PATH", "/nowhere")):
+    empty = tmp_path / "slurm.conf"  # not one that is missing: SLURM would look for it on the network, for a minute
+    empty.write_text("")
+    for variable, other in (("SLURM_CLUSTER_NAME", "d"), ("SLURM_CONF", str(empty)), ("PATH", "/nowhere")):
         with monkeypatch.context() as patch:
             patch.setenv(variable, other)
             with pytest.raises(StoreLockedError), StoreLock(str(tmp_path)):
