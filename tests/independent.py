@@ -229,8 +229,7 @@ def examined(root: Path) -> list:
 
 def unsealed(root: Path) -> list:
     """Documents that are not what they were when the store was sealed."""
-    raw = (root / "zmend/seal.json").read_bytes()
-    seal = json.loads(raw)
+    seal = json.loads(raw := (root / "zmend/seal.json").read_bytes())
     said = seal.pop("digest")
     sealed, folders = seal["documents"], [root, *(p for p in root.rglob("*") if p.is_dir() and "kept" not in p.relative_to(root).parts)]
     good = said == digest(seal) and raw == json.dumps({**seal, "digest": said}, indent=1).encode()
@@ -259,9 +258,8 @@ def chunks_of(record, arrays, rows, limit, named) -> list:
             faults += [f"slab {slab}, chunk {box} is not what was written"] * (hexdigest(array.tobytes()) != digest)
         labels, spread = seen[1], seen[2] if len(seen) > 2 else np.zeros(seen[1].shape, np.uint8)
         made = np.isin(labels, MADE)
-        over = spread > (255 if limit is None else limit / 0.5)
         wrong = ((labels > 0) & (flags_of(rows, start, stop, arrays[0].shape) == 0)) | ((spread > 0) & ~made)
-        faults += [f"labels in {box} are not those of flags and spread"] * bool((wrong | (made & ((labels == 5) != over))).any())
+        faults += [f"labels in {box} are not those of flags and spread"] * bool((wrong | (made & ((labels == 5) != (spread > (255 if limit is None else limit / 0.5))))).any())
         faults += [f"{box} has no spread"] * bool(len(digests) < len(arrays) and len(arrays) > 2 and made.any())
         sums.update(labels[labels > 0].tolist())
     return faults + [f"slab {slab} recorded other voxels"] * ({int(k): v for k, v in record["voxels"].items() if v} != dict(sums))
