@@ -10,7 +10,7 @@ from tests.faults.__main__ import play, worlds
 from tests.faults.harness import World
 from tests.faults.kinds import KINDS
 
-SEED, EACH = 20, 2
+SEED, EACH, MOST = 20, 2, 8
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> list[World]:
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_whatever_happens_the_store_is_the_undisturbed_one(kind: str, made: list[World]) -> None:
-    outcomes = [play(seed, made, [kind]) for seed in range(SEED, SEED + EACH)]
+    outcomes = []
+    for seed in range(SEED, SEED + MOST):
+        outcomes.append(play(seed, made, [kind]))
+        if len(outcomes) >= EACH and any(o.struck for o in outcomes):
+            break  # else all came too late, which depends on the machine
     assert [(o.seed, o.what, o.wrong, o.again) for o in outcomes if o.wrong or o.again] == []
     assert any(o.struck for o in outcomes)
 
