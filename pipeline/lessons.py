@@ -22,7 +22,7 @@ import numpy as np
 
 from pipeline import flagfile
 from pipeline.blend import to_unit
-from pipeline.box import Box
+from pipeline.box import ZYX, Box
 from pipeline.columns import DEPTH, EDGES, LEAST, U8, Intact, Mask, choose, kept, textured
 from pipeline.errors import FlagError, InputError, UnfitError, VolumeError
 from pipeline.files import Files
@@ -101,7 +101,10 @@ def _flags(path: str, source: Volume) -> Flags:
         return Flags.of(())
     if not Path(path).exists():
         raise FlagError("there is no such flags file", where=path, do="check the path after --flags, or leave it out")
-    shape_of = lambda uri: Volume.open(address(uri), mask=True).shape  # noqa: E731
+
+    def shape_of(uri: str) -> ZYX:
+        return Volume.open(address(uri), mask=True).shape
+
     return flagfile.load(path, shape=source.shape, voxel_nm=source.voxel_nm, mask_shape=shape_of)
 
 

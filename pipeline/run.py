@@ -89,11 +89,7 @@ def run(
                     "text": "chunks of the source changed since the last merge; if nobody meant that, stop",
                 }
             )
-        for spoiled in ledger.packs.discard_damaged():
-            tell({"kind": "warning", "text": f"{spoiled} is not what was written; its slabs are done again"})
-        ledger.pack()  # what a run that was killed left
-        reap(config.site)  # jobs of a driver that was killed, before anything that they wrote is judged
-        sweep(out)
+        _clear_up(proposal, ledger, tell)
         orders = ordered(out, run_id, ledger, verdicts, tell) if verdicts else {}
         seen, stale = find(proposal, ledger, run_id, again, orders)
         with Crew(config.site, tell, lambda: stop.requested) as crew:
@@ -132,6 +128,15 @@ def run(
         summary = summarise(plan, ledger, run_id, out, moved, time.perf_counter() - began)
         tell({"kind": "end", **summary})
     return summary
+
+
+def _clear_up(proposal: Proposal, ledger: Ledger, tell: OnEvent) -> None:
+    """Put right what a run that was killed has left, before anything is judged."""
+    for spoiled in ledger.packs.discard_damaged():
+        tell({"kind": "warning", "text": f"{spoiled} is not what was written; its slabs are done again"})
+    ledger.pack()
+    reap(proposal.config.site)  # jobs of a driver that was killed
+    sweep(proposal.config.output.path)
 
 
 def _tell_besides(todo: Slabs, ordered: set[str], tell: OnEvent) -> None:
