@@ -63,6 +63,16 @@ class Bomb:
         return (pytest.fail, ("a pickle was executed",))
 
 
+def test_the_open_weights_owe_nothing_but_credit() -> None:
+    path = locate("open")
+    card = read_card(path)
+    assert {d["name"] for d in card.data} == {"fib25_train1", "fib25_train2"}
+    assert all(d["licence"].startswith("Creative Commons Attribution.") for d in card.data)
+    assert "NC" not in card.licence and "non-commercial" not in card.licence.lower()
+    assert card.metrics and "from" not in card.training, "not tuned from other weights"
+    load_network(path, card)  # its sha256 is the card's
+
+
 @pytest.mark.parametrize("name", ["evil.pt", "evil.safetensors"])
 def test_a_pickle_is_never_loaded(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
