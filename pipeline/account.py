@@ -62,6 +62,20 @@ def events(files: Files, about: str = "") -> list[Json]:
     return [json.loads(line) for line in lines if words in line and line.startswith(b"{") and line.endswith(b"}")]
 
 
+def foreseen(out: str) -> Json | None:
+    """What the last run that did any slab was foreseen to take, and took: {run, wall_s, low_s, high_s, took_s}, in
+    seconds. None where nothing was measured beforehand, or nothing done; `took_s` is null where it has not ended."""
+    runs = Files(out) / "zmend/runs"
+    for name in sorted(runs.names() or (), reverse=True):
+        began = next((e for e in events(runs / name, '"forecast"') if e.get("kind") == "begin" and e.get("todo")), None)
+        if began is not None:
+            ended = next((e for e in events(runs / name, '"seconds"') if e.get("kind") == "end"), None)
+            said, took_s = began["forecast"], ended and ended["seconds"]
+            known = {k: said[k] for k in ("wall_s", "low_s", "high_s", "worker_hours")}
+            return {"run": name, **known, "took_s": took_s} if known["wall_s"] is not None else None
+    return None
+
+
 def _iso(time: str) -> str:
     """ISO 8601 as XML Schema has it: the log's offset lacks its colon."""
     return datetime.fromisoformat(time).isoformat()

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from pipeline import blend
 from pipeline.box import ZYX, Box
+from pipeline.cost import TILES
 from pipeline.errors import VolumeError
 from pipeline.files import Files
 from pipeline.flags import Flag, Flags, flagged
@@ -34,7 +35,6 @@ from pipeline.volume import voxels_sha256
 SCHEMA = "zmend-certificate/1"
 NEAR = 50  # sections from the damage within which an intact one is looked for
 TRIES = 16  # runs of damage that are tried, where those that spread over it have no intact section near
-TILES = 4  # of one section
 CANDIDATES = 32  # places in the damage's area, and as many in the whole section, that are thought of
 ROUNDS = 8  # of replacing chosen sections that turn out to be no tissue
 LOOKS = 16  # candidates of one section that are read

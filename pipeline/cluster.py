@@ -24,11 +24,11 @@ import yaml
 
 from pipeline import slurm
 from pipeline.errors import UnfitError
+from pipeline.lanes import LANES
 from pipeline.site import Site
 
 Tell = Callable[[dict[str, Any]], None]
 
-LANES = 3  # slabs in a worker at once: one is read, one restored, one written; the restorer is behind a lock
 LOOPBACK = "127.0.0.1"
 DASHBOARD = slurm.DASHBOARD  # any free port: two runs on one host do not quarrel
 GLANCE_S = 1.0  # how old the count of a scheduler's workers may be, where asking takes a trip

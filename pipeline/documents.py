@@ -71,6 +71,17 @@ class Summary(_Count):
     seconds: float
 
 
+class Foreseen(_Document):
+    """What a run was foreseen to take when it began, and took."""
+
+    run: str
+    wall_s: float
+    low_s: float
+    high_s: float
+    worker_hours: float
+    took_s: float | None = Field(description="null where the run has not ended")
+
+
 class Status(_Count):
     """How far a store is."""
 
@@ -79,6 +90,7 @@ class Status(_Count):
     behind: bool = Field(description="there is a merged volume, but it is not what the overlay holds: zmend merge")
     signed: str = Field(description="by whom, in words; no; or which run took the signature away")
     locked: bool
+    foreseen: Foreseen | None = Field(description="the last run that did anything, if its site was measured before")
 
 
 class Watched(_Document):
@@ -196,6 +208,27 @@ class Totals(_Document):
     seconds: float = Field(description="of one worker; 0: the restorer declares no pace")
 
 
+class Cost(_Document):
+    """What a job takes on its site. Seconds and hours are null where nothing that fits was measured (`why`); bytes are
+    then those before compression."""
+
+    bytes_read: int = Field(description="by restoring; the merge's are beside it")
+    bytes_written: int
+    merge_bytes_read: int
+    merge_bytes_written: int
+    worker_hours: float | None = Field(description="of all workers together: GPU-hours where `gpu` is true")
+    wall_s: float | None
+    low_s: float | None = Field(description="the wall's range: from one that overlaps all stages")
+    high_s: float | None = Field(description="to one that overlaps none")
+    workers: int
+    driver_s: float | None = Field(description="that scheduling takes, in the driver")
+    restorer_share: float | None = Field(description="of the workers' time, that their restorers are at work")
+    gpu: bool
+    measured: str = Field(description="the day of the calibration")
+    machine: str
+    why: str = Field(description="why nothing was measured that fits; else empty")
+
+
 class ExplainRow(_Document):
     """Why a slab would be done, or not."""
 
@@ -226,6 +259,7 @@ class Plan(_Document):
     plan: str
     file: str
     certificate_seconds: int
+    cost: Cost
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
     plan_schema: str = Field(alias="schema")
     source: Source
@@ -248,6 +282,8 @@ class Paper(Totals):
     slab_px: int
     gpu_hours: float
     pace_mpx_s: float
+    cost: Cost = Field(description="of workers like those that were measured")
+    gpu_cost: Cost = Field(description="of the same with restorers of that pace")
     halo_overhead: float
     not_restorable: list[Refused]
     planning_seconds: float

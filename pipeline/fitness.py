@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.batch import memory_bytes
-from pipeline.cluster import LANES, connect, visible_gpus, workers
+from pipeline.cluster import connect, visible_gpus, workers
 from pipeline.errors import UnfitError
+from pipeline.lanes import LANES
 from pipeline.site import Site, walltime_s
 
 COMMANDS = ("sbatch", "squeue", "scancel", "scontrol", "sinfo")

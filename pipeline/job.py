@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pipeline import flagfile
 from pipeline.box import ZYX, Box
 from pipeline.config import Config
+from pipeline.cost import Load
 from pipeline.errors import ConfigError, InputError, PlanChangedError, RestorerError
 from pipeline.files import Files, split
 from pipeline.flags import Flag, Flags, address, mask_window, meant, upsample
@@ -46,6 +47,7 @@ from pipeline.store import (
     update_attrs,
 )
 from pipeline.volume import Volume
+from pipeline.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Proposal:
     flags: Flags
     plan: Plan
     grain: ZYX  # of the overlay
+    load: Load  # what the plan adds up to
 
 
 def propose(config: Config, *, none_is_fine: bool = False) -> Proposal:
@@ -78,6 +81,7 @@ def propose(config: Config, *, none_is_fine: bool = False) -> Proposal:
     flags = flagfile.load(config.flags, **shapes, none_is_fine=none_is_fine)  # type: ignore[arg-type]
     grain = _kept_grain(config.output.path) or _grain(config, source)
     geometry = Geometry(source.shape, slab_cell(config.site, grain, source.shape), needs)
+    work = _workload(geometry, recipe, source, grain)
     plan = make(
         flags=flags,
         geometry=geometry,
@@ -92,8 +96,16 @@ def propose(config: Config, *, none_is_fine: bool = False) -> Proposal:
         recipe_digest=recipe.digest(needs.digest, source.voxel_nm, source.level),
         chunk=source.grain if source.chunks == source.grain else source.chunks,
         inputs=lambda box, seen: fingerprint(source, box, seen),
+        seen=work.add,
     )
-    return Proposal(config, source, flags, plan, grain)
+    levels = [(v.shape, v.grain) for v in source.pyramid()] if config.output.mode == "volume" else []
+    return Proposal(config, source, flags, plan, grain, work.load(levels=levels, sections=config.certificate))
+
+
+def _workload(geometry: Geometry, recipe: Recipe, source: Volume, grain: ZYX) -> Workload:
+    grids = {"chunk": source.chunks, "cell": source.grain, "grain": grain}
+    itemsize = source.dtype.itemsize
+    return Workload(geometry, batch=recipe.batch, **grids, itemsize=itemsize, draws=recipe.uncertainty)
 
 
 def try_weights(proposal: Proposal, *, loaded: bool) -> None:
@@ -226,9 +238,14 @@ def make_store(proposal: Proposal) -> None:
 
 
 def _create(proposal: Proposal) -> None:
+    create_beside(proposal, proposal.config.output.path)
+
+
+def create_beside(proposal: Proposal, path: str) -> None:
+    """Make a store of the proposal's kind at some place. One that is there is held against it."""
     out = proposal.config.output
     create_output(
-        out.path,
+        path,
         proposal.source,
         mode=out.mode,
         chunk_yx=min(out.chunk_px, proposal.grain[1]),

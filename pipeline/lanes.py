@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 
+LANES = 3  # slabs in a worker at once: one is read, one restored, one written; the restorer is behind a lock
 EXIT_CODE = 70  # of a worker's process that ended itself; a nanny starts another
 TELL_S = 3.0  # for the driver to fetch what this process says of the slab that failed; milliseconds, mostly
 GRACE_S = 20.0  # for the slabs of other lanes; whatever is still at work then is done again elsewhere

@@ -4,30 +4,44 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.box import ZYX, Box
 from pipeline.flags import Flag, Flags
-from pipeline.plan import Geometry, cut, not_restorable, totals
+from pipeline.plan import Geometry, Piece, cut, not_restorable, totals
+from pipeline.rates import Calibration, told
 from pipeline.recipe import Recipe
-from pipeline.restorer import Needs, load
+from pipeline.restorer import Needs
+from pipeline.restorer import load as load_restorer
+from pipeline.workload import Workload
 
 TYPICAL_NM = (45.0, 8.0, 8.0)  # the level that consumers segment at
 CHUNK = (1, 1024, 1024)
 
 
-def paper_plan(shape: ZYX, flagged: float, slab_px: int, pace_mpx_s: float) -> dict[str, Any]:
+def paper_plan(
+    shape: ZYX,
+    flagged: float,
+    slab_px: int,
+    pace_mpx_s: float,
+    workers: int = 1000,
+    measured: Calibration | None = None,
+) -> dict[str, Any]:
     """Count slabs, bytes, memory and GPU-hours for `shape` (z, y, x) uint8 voxels with whole sections missing.
 
-    flagged: share of sections. pace_mpx_s: megapixels that one GPU restores in a second.
+    flagged: share of sections. pace_mpx_s: megapixels that one GPU restores in a second. measured: on some machine;
+    `cost` is of so many workers like those, `gpu_cost` the same with restorers of that pace.
     """
     began = time.perf_counter()
-    _, needs = load(Recipe.model_validate({}), TYPICAL_NM)
+    _, needs = load_restorer(Recipe.model_validate({}), TYPICAL_NM)
     count = round(shape[0] * flagged)
     flags = Flags.of(_spread(shape, count))
     geometry = Geometry(shape, (8, slab_px, slab_px), needs)
-    sums = totals(cut(flags, geometry), geometry, CHUNK, 1)
+    work = Workload(geometry, batch=needs.batch, chunk=CHUNK, cell=CHUNK, grain=CHUNK, itemsize=1, draws=0)
+    sums = totals(_shown(cut(flags, geometry), work), geometry, CHUNK, 1)
+    load = work.load(levels=[(shape, CHUNK)])
     return {
         "shape": list(shape),
         "bytes": Box.of(shape).size,
@@ -37,10 +51,24 @@ def paper_plan(shape: ZYX, flagged: float, slab_px: int, pace_mpx_s: float) -> d
         "gpu_hours": round(sums["voxels"] / (pace_mpx_s * 1e6) / 3600, 2),
         "pace_mpx_s": pace_mpx_s,
         "halo_overhead": round(overhead(needs, slab_px), 4),
+        "cost": told(load, measured, workers, gpu=False),
+        "gpu_cost": told(load, measured and at_pace(measured, needs, pace_mpx_s), workers, gpu=True),
         "not_restorable": not_restorable(flags, geometry),
         "planning_seconds": round(time.perf_counter() - began, 2),
         "planning_peak_mib": _peak_mib(),
     }
+
+
+def at_pace(measured: Calibration, needs: Needs, pace_mpx_s: float) -> Calibration:
+    """The same machine with a restorer of a certain pace, which leaves the cores to the rest."""
+    call_s = {1: needs.tile**2 * needs.batch / (pace_mpx_s * 1e6)}
+    return replace(measured, rates=replace(measured.rates, call_s=call_s, call_cores=1.0))
+
+
+def _shown(pieces: Iterator[Piece], work: Workload) -> Iterator[Piece]:
+    for piece in pieces:
+        work.add(piece)
+        yield piece
 
 
 def overhead(needs: Needs, slab_px: int) -> float:

@@ -162,14 +162,17 @@ def make(
     recipe_digest: str,
     chunk: ZYX,
     inputs: Fingerprint,
+    seen: Callable[[Piece], object] = lambda _: None,
 ) -> Plan:
-    """Cut, name and add up. `source` describes the volume; `chunk` is its chunk; `inputs` fingerprints a read box."""
+    """Cut, name and add up. `source` describes the volume; `chunk` is its chunk; `inputs` fingerprints a read box;
+    `seen` is shown every piece."""
     key = job_key(recipe_digest, geometry.needs, source)
     columns = Columns()
 
     def named() -> Iterator[Piece]:
         for piece in cut(flags, geometry):
             columns.add(name(piece, key, inputs(piece.read, piece.flags)))
+            seen(piece)
             yield piece
 
     header = {

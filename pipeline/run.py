@@ -16,6 +16,7 @@ from pipeline.attempts import PASSING, Attempts, OnEvent, in_words
 from pipeline.cluster import memory_per_worker, reap, threads_per_worker, visible_gpus
 from pipeline.crew import Crew
 from pipeline.errors import Interrupted, StoreLockedError
+from pipeline.forecast import forecast
 from pipeline.ids import Ids, column
 from pipeline.job import Proposal, bound, install, make_store, open_job, recipe_of, try_weights
 from pipeline.kin import kin
@@ -102,7 +103,8 @@ def run(
             if todo or retired or kept:
                 forget_merge(out)  # until it is merged again, the merged volume is not the overlay's
             begun = {"slabs": len(plan.slabs), "todo": len(todo), "retired": retired, "kept": kept}
-            tell({"kind": "begin", "run": run_id, **begun})
+            expected = forecast(proposal, len(todo) / max(1, len(plan.slabs)))
+            tell({"kind": "begin", "run": run_id, **begun, "forecast": expected})
             if verdicts:
                 _tell_besides(todo, set(review.read(out)), tell)
             moved, hope = Counter[str](), len(todo) < len(plan.slabs)

@@ -114,6 +114,8 @@ def plan(document: dict[str, Any]) -> None:
     )
     table.add_row("memory", f"{size(sums['peak_memory_bytes'])} at the peak of one slab")
     table.add_row("time", document.get("time", "") or _time(document))
+    if document.get("cost"):
+        table.add_row("cost", costs(document["cost"]))
     table.add_row("not restorable", _refused(document["not_restorable"]))
     if document["file"]:
         table.add_row("plan file", escape(document["file"]))
@@ -159,6 +161,39 @@ def _time(document: dict[str, Any]) -> str:
     return f"about {seconds:,.0f} s of one worker{beside}, roughly: from the pace that the restorer declares"
 
 
+def costs(found: dict[str, Any]) -> str:
+    """What a job moves and takes, in a sentence, and how sure that is."""
+    moves = f"reads {size(found['bytes_read'])}, writes {size(found['bytes_written'])}"
+    if found["merge_bytes_read"]:
+        moves += f"; the merge reads {size(found['merge_bytes_read'])}, writes {size(found['merge_bytes_written'])}"
+    if found["wall_s"] is None:
+        return f"{moves}; hours and minutes are not known: {found['why']} (zmend plan CONFIG --calibrate)"
+    return f"{took(found)}, {moves}\nmeasured {found['measured']} on {found['machine']}"
+
+
+def took(found: dict[str, Any]) -> str:
+    """Hours and minutes of a job, where they are known."""
+    low, high, n = spell(found["low_s"]), spell(found["high_s"]), found["workers"]
+    on = f"on {n:,} worker{'s' * (n != 1)}" if n else "without workers"
+    hours = f"{found['worker_hours']:,.3g} {'GPU' if found['gpu'] else 'worker'}-hours"
+    return f"about {hours}, {spell(found['wall_s'])} {on} ({low} to {high})"
+
+
+def spell(seconds: float) -> str:
+    """A time as people say it."""
+    for most, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < most:
+            return f"{seconds / unit:.3g} {name}"
+    return f"{seconds / 86400:,.3g} days"
+
+
+def beforehand(found: dict[str, Any]) -> str:
+    """What a run took, beside what was foreseen."""
+    said = f"{spell(found['wall_s'])} was foreseen ({spell(found['low_s'])} to {spell(found['high_s'])})"
+    took_s = "it has not ended" if found["took_s"] is None else f"it took {spell(found['took_s'])}"
+    return f"run {found['run']}: {said}, {took_s}"
+
+
 def _refused(entries: list[dict[str, Any]]) -> str:
     if not entries:
         return "nothing"
@@ -177,6 +212,8 @@ def paper(document: dict[str, Any]) -> None:
         "read, write": f"{size(document['bytes_to_read'])}, {size(document['bytes_to_write'])}",
         "memory": f"{size(document['peak_memory_bytes'])} per worker",
         "time": f"{document['gpu_hours']:,.0f} GPU-hours, if a GPU restores {document['pace_mpx_s']:g} Mpx/s",
+        **({"with GPUs": took(document["gpu_cost"])} if document["gpu_cost"]["measured"] else {}),
+        "as measured": costs(document["cost"]),
         "this plan": f"{document['planning_seconds']} s, {document['planning_peak_mib']} MiB",
     }
     pairs(rows)
@@ -211,7 +248,9 @@ def ordered(document: dict[str, Any]) -> None:
 
 def status(document: dict[str, Any]) -> None:
     """How far a run has come."""
-    pairs({k: v for k, v in document.items() if k not in ("certificate", "behind")})
+    pairs({k: v for k, v in document.items() if k not in ("certificate", "behind", "foreseen")})
+    if found := document["foreseen"]:
+        out.print(beforehand(found))
     if document["behind"] and not document["locked"]:
         text = f"the merged volume is not what the overlay holds: zmend merge {escape(document['output'])}"
         out.print(f"{text}, or the same zmend run again")

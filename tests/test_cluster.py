@@ -15,7 +15,6 @@ import pytest
 from pipeline import cluster
 from pipeline.cluster import (
     DASK_YAML,
-    LANES,
     connect,
     make_certificates,
     read_certificates,
@@ -23,6 +22,7 @@ from pipeline.cluster import (
     workers,
 )
 from pipeline.errors import UnfitError
+from pipeline.lanes import LANES
 from pipeline.site import Site
 from pipeline.slurm import directives, gone, job_options, last_words
 from tests.ports import answers, family, listening

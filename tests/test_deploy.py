@@ -15,9 +15,10 @@ from click.testing import CliRunner
 
 from pipeline.batch import memory_bytes, render
 from pipeline.cli import cli
-from pipeline.cluster import DASK_YAML, LANES, SETTINGS
+from pipeline.cluster import DASK_YAML, SETTINGS
 from pipeline.config import check
 from pipeline.errors import UsageError
+from pipeline.lanes import LANES
 from pipeline.site import Site
 from tests.jobs import ROOT, build
 

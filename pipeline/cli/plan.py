@@ -24,6 +24,11 @@ from pipeline.errors import UsageError
 @click.option(
     "--slab", type=click.IntRange(min=256), default=8192, show_default=True, help="Lateral slab edge, px, on paper."
 )
+@click.option("--calibrate", is_flag=True, help="Measure on this site first, and keep that for later plans.")
+@click.option("--rates", metavar="FILE", help="What was measured, on paper. Default: what came with this release.")
+@click.option(
+    "--workers", type=click.IntRange(1), default=1000, show_default=True, help="Workers of the site, on paper."
+)
 @click.option(
     "--pace",
     type=click.FloatRange(min=0, min_open=True),
@@ -35,14 +40,15 @@ from pipeline.errors import UsageError
 @click.option("--site", metavar="FILE", help="Plan for this site instead of the configuration's (deploy/site-*.yaml).")
 @as_json
 def plan(
-    config: str | None, out: str | None, shape: str | None, flagged: float, slab: int, pace: float, explain: bool,
-    site: str | None, as_json: bool,
+    config: str | None, out: str | None, shape: str | None, flagged: float, slab: int, calibrate: bool,
+    rates: str | None, workers: int, pace: float, explain: bool, site: str | None, as_json: bool,
 ) -> None:
     """Say what would be done and what it would cost. Writes a plan file, nothing else.
 
     \b
     zmend plan zmend.yaml
     zmend plan zmend.yaml --explain              what is done already, what is not, and why
+    zmend plan zmend.yaml --calibrate            hours and minutes, from what is measured here and now
     zmend plan --shape 25000,200000,200000 --flagged 0.02
     \b
     zmend.yaml:
@@ -58,8 +64,9 @@ def plan(
 
     if shape is not None:
         from pipeline.paper import paper_plan
+        from pipeline.rates import read, shipped
 
-        found = paper_plan(shape_of(shape), flagged, slab, pace)
+        found = paper_plan(shape_of(shape), flagged, slab, pace, workers, read(rates) if rates else shipped())
         say(found, as_json, show.paper)
         return
     assert config is not None
@@ -72,7 +79,7 @@ def plan(
     if target.exists() and '"zmend-plan/' not in target.read_text(errors="replace")[:4096]:
         raise UsageError(f"{target} is there and is no plan", why="it would be lost", do="name another file with --out")
     target.write_bytes(dump(made.plan))
-    document = planned(made, str(target))
+    document = planned(made, str(target), calibrate)
     if explain:
         from pipeline.explain import explain as reasons
 
@@ -80,14 +87,21 @@ def plan(
     say(document, as_json, show.plan)
 
 
-def planned(made: Any, file: str) -> dict[str, Any]:
-    """A proposal's plan, and what lies beside it, for people."""
+def planned(made: Any, file: str, measured: bool = False) -> dict[str, Any]:
+    """A proposal's plan, and what lies beside it, for people. measured: whether it is measured first what it takes."""
     from pipeline.certificate import seconds
+    from pipeline.forecast import forecast
     from pipeline.restorer import Needs
+
+    if measured:
+        from pipeline.calibrate import calibrate
+        from pipeline.rates import keep
+
+        keep(made.config.output.path, calibrate(made))
 
     header, asked = made.plan.header, made.config
     extra = seconds(Needs(**header["restorer"]), asked.certificate, asked.recipe.uncertainty)
-    return {"plan": made.plan.hash, "file": file, "certificate_seconds": round(extra), **header}
+    return {"plan": made.plan.hash, "file": file, "certificate_seconds": round(extra), "cost": forecast(made), **header}
 
 
 def shape_of(text: str) -> tuple[int, int, int]:

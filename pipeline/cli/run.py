@@ -152,7 +152,8 @@ def _render(site: Any, config: str, into: str) -> dict[str, str]:
     from pathlib import Path
 
     from pipeline.batch import render
-    from pipeline.cluster import DASK_YAML, LANES, make_certificates
+    from pipeline.cluster import DASK_YAML, make_certificates
+    from pipeline.lanes import LANES
 
     folder = Path(into if into != "-" else site.folder or ".").resolve()
     texts = render(site, Path(config).resolve(), folder, lanes=LANES, dask_yaml=DASK_YAML)

@@ -42,9 +42,10 @@ def status(store: str, slab: str | None, watch: bool, every: float, as_json: boo
 
 def _say(store: str, as_json: bool) -> None:
     from pipeline import show
+    from pipeline.account import foreseen
     from pipeline.summary import status as look
 
-    say(look(store), as_json, show.status)
+    say({**look(store), "foreseen": foreseen(store)}, as_json, show.status)
 
 
 def _tell(store: str, slab: str, as_json: bool) -> None:

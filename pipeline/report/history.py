@@ -25,7 +25,9 @@ class Run:
     began: float = 0.0
     ended: float = 0.0
     finished: bool = False
+    took: float = 0.0  # seconds from its start, before its first event, to its end
     todo: int = 0  # slabs that were to be done
+    forecast: Json = field(default_factory=dict)  # of what it would take; empty where it was not said
     retired: int = 0
     landed: list[tuple[float, float]] = field(default_factory=list)  # each slab: when it came back, seconds it took
     voxels: int = 0  # restored
@@ -58,6 +60,7 @@ class Run:
         match event.get("kind"):
             case "begin":
                 self.todo, self.retired = event["todo"], event["retired"]
+                self.forecast = event.get("forecast", {})
             case "slab":
                 self._slab(at, event)
             case "failure":
@@ -68,7 +71,7 @@ class Run:
             case "warning":
                 self._say(event["text"])
             case "end":
-                self.finished = True
+                self.finished, self.took = True, float(event.get("seconds", 0.0))
 
     def _slab(self, at: float, event: Json) -> None:
         self.landed.append((at, sum(event["seconds"])))

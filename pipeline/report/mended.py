@@ -95,7 +95,7 @@ def _document(out: str, plan: Plan, tally: Tally, found: list[Defect], drawn: li
         "rows": [_row(d, {x.defect.number: x for x in drawn}, items) for d in ordered[:ROWS]],
         "cards": [card(d, judged=str(d.defect.number) in items) for d in drawn],
         "certificate": _certificate(out),
-        "compared": _compared(plan, tally),
+        "compared": _compared(plan, tally, last),
         "runs": [_run(run) for run in runs],
         "more_runs": how_many - len(runs),
         "timeline": charts.timeline(last) if last else "",
@@ -230,7 +230,7 @@ def _certificate(out: str) -> Json:
     return {"sentence": text[0].upper() + text[1:] + ".", "chart": charts.pairs(ours, theirs, ["NCC", "SSIM", "power"])}
 
 
-def _compared(plan: Plan, tally: Tally) -> list[tuple[str, str, str]]:
+def _compared(plan: Plan, tally: Tally, last: history.Run | None) -> list[tuple[str, str, str]]:
     """What the plan said, beside what the records say."""
     sums = plan.header["totals"]
     done = int((tally.status > 0).sum())
@@ -242,7 +242,18 @@ def _compared(plan: Plan, tally: Tally) -> list[tuple[str, str, str]]:
         ("MiB read", _mib(sums["bytes_to_read"]), _mib(tally.bytes_read)),
         ("MiB written (planned: before compression)", _mib(sums["bytes_to_write"]), _mib(tally.bytes_written)),
         ("time of one worker", pace, _hours(float(tally.seconds.sum()) / 3600)),
+        *_foreseen(last),
     ]  # fmt: skip
+
+
+def _foreseen(last: history.Run | None) -> list[tuple[str, str, str]]:
+    """What the last run took on the wall, beside what was foreseen when it began, if that was measured."""
+    said = last.forecast if last else {}
+    if last is None or said.get("wall_s") is None:
+        return []
+    wall, low, high = (_hours(said[k] / 3600) for k in ("wall_s", "low_s", "high_s"))
+    took = _hours(last.took / 3600) if last.finished else "not ended"
+    return [("the last run, on the wall", f"{wall} ({low} to {high})", took)]
 
 
 def _mib(count: float) -> str:
