@@ -25,6 +25,9 @@ merge of what they accepted; signature, who vouches for it; takeover, from what 
 Of the driver, besides: ids and slabs in columns; pace, queue and flight of the slabs in hand; packfile and packs, many
 records in one file, and rows, the same as columns; failpoint, where tests make a process fail.
 
+Of what it takes: workload, what a plan asks for; cost, what that takes at the rates of a site; trial and calibrate,
+which measure them; rates, which keeps them; forecast, all of that for one job.
+
 Of running again, besides: explain, why a slab would be done or not; kin, what was done and is known by another id now.
 Of verify, besides: seal, what all documents were when the last run ended; check, one question and its answer; threads,
 work over a few of them; digests, identity, lineage and replay, the questions by level; story, all that is known of one

@@ -93,6 +93,7 @@ class Cost:
     low_s: float
     high_s: float
     workers: int
+    merge_s: float  # of the wall, in the driver alone
     driver_s: float  # that scheduling takes, of the wall or beside it
     restorer_share: float  # of the workers' time, that their restorers are at work
 
@@ -128,6 +129,7 @@ def cost(load: Load, rates: Rates, workers: int) -> Cost:
         low_s=low + rest * (1 - rates.doubt),
         high_s=high + rest * (1 + rates.doubt),
         workers=workers,
+        merge_s=merge,
         driver_s=load.slabs * rates.schedule_s,
         restorer_share=restore / hands / work if work else 0.0,
     )

@@ -221,6 +221,7 @@ class Cost(_Document):
     low_s: float | None = Field(description="the wall's range: from one that overlaps all stages")
     high_s: float | None = Field(description="to one that overlaps none")
     workers: int
+    merge_s: float | None = Field(description="of the wall, in the driver alone")
     driver_s: float | None = Field(description="that scheduling takes, in the driver")
     restorer_share: float | None = Field(description="of the workers' time, that their restorers are at work")
     gpu: bool
@@ -284,6 +285,7 @@ class Paper(Totals):
     pace_mpx_s: float
     cost: Cost = Field(description="of workers like those that were measured")
     gpu_cost: Cost = Field(description="of the same with restorers of that pace")
+    merge_s: int | None = Field(description="of a merge besides, in the driver alone")
     halo_overhead: float
     not_restorable: list[Refused]
     planning_seconds: float

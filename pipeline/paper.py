@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.box import ZYX, Box
+from pipeline.cost import cost
 from pipeline.flags import Flag, Flags
+from pipeline.lanes import LANES
 from pipeline.plan import Geometry, Piece, cut, not_restorable, totals
 from pipeline.rates import Calibration, told
 from pipeline.recipe import Recipe
@@ -32,7 +34,8 @@ def paper_plan(
     """Count slabs, bytes, memory and GPU-hours for `shape` (z, y, x) uint8 voxels with whole sections missing.
 
     flagged: share of sections. pace_mpx_s: megapixels that one GPU restores in a second. measured: on some machine;
-    `cost` is of so many workers like those, `gpu_cost` the same with restorers of that pace.
+    `cost` is of so many workers like those, `gpu_cost` the same with restorers of that pace; both are of an overlay,
+    and `merge_s` is what a merge would take besides, in the driver alone.
     """
     began = time.perf_counter()
     _, needs = load_restorer(Recipe.model_validate({}), TYPICAL_NM)
@@ -41,7 +44,7 @@ def paper_plan(
     geometry = Geometry(shape, (8, slab_px, slab_px), needs)
     work = Workload(geometry, batch=needs.batch, chunk=CHUNK, cell=CHUNK, grain=CHUNK, itemsize=1, draws=0)
     sums = totals(_shown(cut(flags, geometry), work), geometry, CHUNK, 1)
-    load = work.load(levels=[(shape, CHUNK)])
+    load, merged = work.load(), work.load(levels=[(shape, CHUNK)])
     return {
         "shape": list(shape),
         "bytes": Box.of(shape).size,
@@ -53,6 +56,7 @@ def paper_plan(
         "halo_overhead": round(overhead(needs, slab_px), 4),
         "cost": told(load, measured, workers, gpu=False),
         "gpu_cost": told(load, measured and at_pace(measured, needs, pace_mpx_s), workers, gpu=True),
+        "merge_s": measured and round(cost(merged, measured.rates, workers).merge_s),
         "not_restorable": not_restorable(flags, geometry),
         "planning_seconds": round(time.perf_counter() - began, 2),
         "planning_peak_mib": _peak_mib(),
@@ -60,9 +64,9 @@ def paper_plan(
 
 
 def at_pace(measured: Calibration, needs: Needs, pace_mpx_s: float) -> Calibration:
-    """The same machine with a restorer of a certain pace, which leaves the cores to the rest."""
+    """The same machine with a GPU of a certain pace for each worker, and a core for each of its lanes."""
     call_s = {1: needs.tile**2 * needs.batch / (pace_mpx_s * 1e6)}
-    return replace(measured, rates=replace(measured.rates, call_s=call_s, call_cores=1.0))
+    return replace(measured, rates=replace(measured.rates, call_s=call_s, call_cores=1.0, cores=float(LANES)))
 
 
 def _shown(pieces: Iterator[Piece], work: Workload) -> Iterator[Piece]:

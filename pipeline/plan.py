@@ -201,11 +201,11 @@ def totals(pieces: Iterable[Piece], geometry: Geometry, chunk: ZYX, itemsize: in
         count += 1
         flagged = _flagged_voxels(p)
         voxels += flagged
-        read += _chunked(p.read, chunk, geometry.shape) * itemsize
+        read += chunked(p.read, chunk, geometry.shape) * itemsize
         write += flagged * (itemsize + 1 + bool(draws))  # the restored voxel, its label, its spread
         fresh = max(p.write.start[0] // chunk[0] * chunk[0], reached.get(p.write.start[1:], 0))
         if fresh < p.write.stop[0]:  # else all of its chunks were counted with the piece before it
-            merge += _chunked(p.write.with_z(fresh, p.write.stop[0]), chunk, geometry.shape)
+            merge += chunked(p.write.with_z(fresh, p.write.stop[0]), chunk, geometry.shape)
             reached[p.write.start[1:]] = -(-p.write.stop[0] // chunk[0]) * chunk[0]
         memory = max(memory, bytes_in_hand(p.read, p.write, itemsize, draws))
     n = geometry.needs
@@ -231,7 +231,7 @@ def bytes_of_restorer(needs: Needs) -> int:
     return needs.batch * window * 4 * 8 + needs.memory_bytes
 
 
-def _chunked(box: Box, chunk: ZYX, shape: ZYX) -> int:
+def chunked(box: Box, chunk: ZYX, shape: ZYX) -> int:
     """Voxels of the whole chunks under a box. The lateral part repeats for every section, so it is remembered."""
     z0, z1 = box.start[0] // chunk[0] * chunk[0], min(-(-box.stop[0] // chunk[0]) * chunk[0], shape[0])
     return (z1 - z0) * _chunked_area(box.start[1:], box.stop[1:], chunk[1:], shape[1:])

@@ -25,7 +25,7 @@ FITS = {
     "kind": "another kind of site",
     "threads": "other threads a worker",
 }
-TIMES = ("worker_hours", "wall_s", "low_s", "high_s", "driver_s", "restorer_share")
+TIMES = ("worker_hours", "wall_s", "low_s", "high_s", "merge_s", "driver_s", "restorer_share")
 ROUND = {"worker_hours": 4, "restorer_share": 3}
 Json = dict[str, Any]
 

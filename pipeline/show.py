@@ -214,6 +214,7 @@ def paper(document: dict[str, Any]) -> None:
         "time": f"{document['gpu_hours']:,.0f} GPU-hours, if a GPU restores {document['pace_mpx_s']:g} Mpx/s",
         **({"with GPUs": took(document["gpu_cost"])} if document["gpu_cost"]["measured"] else {}),
         "as measured": costs(document["cost"]),
+        **({"a merge besides": f"{spell(document['merge_s'])} of the driver"} if document["merge_s"] else {}),
         "this plan": f"{document['planning_seconds']} s, {document['planning_peak_mib']} MiB",
     }
     pairs(rows)

@@ -7,7 +7,7 @@ lies in the slab. A mask counts as its box, so that there may be less to do, nev
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline.box import ZYX, Box
 from pipeline.cost import TILES, Load
 from pipeline.flags import Flag
-from pipeline.plan import Geometry, Piece, refusal, runs, sections
+from pipeline.plan import Geometry, Piece, chunked, refusal, runs
 
 Marks = NDArray[np.bool_]
 
@@ -38,7 +38,7 @@ class Workload:
     def add(self, piece: Piece) -> None:
         """One more slab."""
         self.slabs += 1
-        self.read += (piece.read.aligned(self.chunk) & Box.of(self.geometry.shape)).size
+        self.read += chunked(piece.read, self.chunk, self.geometry.shape)
         self.seen += piece.read.size
         flags = [f for f in piece.flags if f.restorable]
         whole = all(f.whole for f in flags)
@@ -70,20 +70,18 @@ class Workload:
         )
 
     def _touch(self, write: Box, flags: Sequence[Flag], whole: bool) -> None:
-        for box in [write] if whole else [f.box & write for f in flags]:
+        for box in (write,) if whole else [f.box & write for f in flags]:
             self._touched.add(box)
 
-    def _whole(self, piece: Piece, flags: Sequence[Flag]) -> tuple[Counter[int], int]:
+    def _whole(self, piece: Piece, flags: Sequence[Flag]) -> tuple[Mapping[int, int], int]:
         """Gaps by their length, and chunks: every flagged section is flagged all over."""
-        write, tile = piece.write, self.geometry.needs.tile
-        tiles = _cells(write.start[1:], write.stop[1:], (tile, tile))
-        flagged = sections(flags)
-        mine = [r for r in runs(flagged) if r[0] < write.stop[0] and write.start[0] < r[1]]
-        gaps = Counter({r[1] - r[0]: tiles for r in mine if not refusal(r, self.geometry)})
-        layers = sum(write.start[0] <= z < write.stop[0] for z in flagged)
-        return gaps, layers * _cells(write.start[1:], write.stop[1:], self.grain[1:])
+        (z0, *_), (z1, *_), tile = piece.write.start, piece.write.stop, self.geometry.needs.tile
+        lateral = piece.write.start[1:], piece.write.stop[1:]
+        gaps, layers = _along_z(tuple((f.box.start[0], f.box.stop[0]) for f in flags), z0, z1, self.geometry)
+        tiles = _cells(*lateral, (tile, tile))
+        return {length: n * tiles for length, n in gaps.items()}, layers * _cells(*lateral, self.grain[1:])
 
-    def _parts(self, piece: Piece, flags: Sequence[Flag]) -> tuple[Counter[int], int]:
+    def _parts(self, piece: Piece, flags: Sequence[Flag]) -> tuple[Mapping[int, int], int]:
         """The same where some are flagged in part, tile by tile."""
         needs, write = self.geometry.needs, piece.write
         grid, lateral = (1, needs.tile, needs.tile), write.with_z(piece.read.start[0], piece.read.stop[0])
@@ -149,6 +147,15 @@ def _size(shape: ZYX) -> int:
 def _count(shape: ZYX, cell: ZYX) -> ZYX:
     z, y, x = (-(-n // c) for n, c in zip(shape, cell, strict=True))
     return z, y, x
+
+
+@lru_cache(maxsize=1024)
+def _along_z(spans: tuple[tuple[int, int], ...], z0: int, z1: int, geometry: Geometry) -> tuple[Counter[int], int]:
+    """Gaps by their length, of one tile, and flagged sections of [z0, z1): spans of them are flagged all over."""
+    flagged = sorted({z for first, last in spans for z in range(first, last)})
+    mine = [r for r in runs(flagged) if r[0] < z1 and z0 < r[1]]
+    gaps = Counter(r[1] - r[0] for r in mine if not refusal(r, geometry))
+    return gaps, sum(z0 <= z < z1 for z in flagged)
 
 
 @lru_cache(maxsize=65536)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,11 +140,13 @@ def test_runs() -> None:
 
 
 def test_a_petabyte_is_planned_in_seconds_and_megabytes() -> None:
+    began = time.process_time()
     found = paper_plan((25_000, 200_000, 200_000), 0.02, 8192, 60.0)
+    spent = time.process_time() - began
     assert found["slabs"] == 500 * 25 * 25
     assert found["voxels"] == 500 * 200_000**2
     assert found["gpu_hours"] == pytest.approx(93, abs=1)  # DESIGN.md, section 8
-    assert found["planning_seconds"] < 30, "10 s on an idle machine; this one may be busy"
+    assert spent < 30, "10 s of a processor, whatever else the machine does"
 
 
 def test_planning_a_petabyte_takes_less_than_300_mib() -> None:
