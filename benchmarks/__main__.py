@@ -9,13 +9,14 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import detection, end_to_end, million, restorer, scheduling
+from benchmarks import bytes_moved, detection, end_to_end, million, restorer, scheduling
 from pipeline.summary import environment
 
 RESULTS = Path(__file__).parent / "results"
 
 
 PARTS = {
+    "bytes": bytes_moved,
     "detection": detection,
     "end_to_end": end_to_end,
     "million": million,
