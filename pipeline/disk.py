@@ -50,6 +50,14 @@ class Disk:
         finally:
             aside.unlink(missing_ok=True)
 
+    def lay(self, key: str, data: bytes) -> None:
+        path, aside = self._aside(key, data, durable=False)
+        try:
+            aside.replace(path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+
     def create(self, key: str, data: bytes) -> bool:
         path, aside = self._aside(key, data)
         try:
@@ -72,17 +80,18 @@ class Disk:
         self._sync_folders({path.parent})
         return True
 
-    def _aside(self, key: str, data: bytes) -> tuple[Path, Path]:
-        """The path of a key, and a durable file beside it that holds the data."""
+    def _aside(self, key: str, data: bytes, *, durable: bool = True) -> tuple[Path, Path]:
+        """The path of a key, and a file beside it that holds the data."""
         path = Path(self._at(key))
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{path.name}.{uuid4().hex}.partial")
         try:
             with aside.open("wb") as file:
                 file.write(data)
-                file.flush()
-                reach("fsync", key, [aside])
-                os.fsync(file.fileno())
+                if durable:
+                    file.flush()
+                    reach("fsync", key, [aside])
+                    os.fsync(file.fileno())
         except BaseException:
             aside.unlink(missing_ok=True)
             raise

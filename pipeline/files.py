@@ -89,6 +89,10 @@ class Files:
         """Write an object: whole, or not at all; one that is there is replaced at once. `sync` makes it durable."""
         self._objects.put(key, data)
 
+    def lay(self, key: str, data: bytes) -> None:
+        """`put` of what is not asked to be durable before a `sync` of many."""
+        self._objects.lay(key, data)
+
     def keep(self, key: str, data: bytes) -> None:
         """`put`, and make it survive a power cut."""
         self.put(key, data)

@@ -78,6 +78,7 @@ class _Target:
     is_image: bool
     touched: dict[ZYX, list[Box]] = field(default_factory=lambda: defaultdict(list))  # cell: label chunks over it
     done: dict[str, list[Any]] = field(default_factory=dict)  # cell: [inputs, size, ETag or mtime_ns] when written
+    laid: list[Box] = field(default_factory=list)  # written, and not durable yet
 
     def touches(self, labels: Voxels) -> Mask:
         """Which labels make a chunk of this array differ from the source's (labels: from an absent one)."""
@@ -320,7 +321,10 @@ class _Journal:
             target.done = {k: v for k, v in before.get(target.name, {}).items() if _cell(k) in target.touched}
 
     def put(self) -> None:
-        """Write it; without a manifest it says that a merge is under way."""
+        """Write it; without a manifest it says that a merge is under way. It is never ahead of what is durable."""
+        for target in self.targets:
+            target.out.settle(target.laid)
+            target.laid.clear()
         touched = {t.name: dict(sorted(t.done.items())) for t in self.targets}
         noted = {"schema": "zmend-merge/1", "source_manifest": self.manifest, "touched": touched}
         reach("merge", JOURNAL)
@@ -377,7 +381,9 @@ class _Work:
         of = sum(len(t.touched) for t in self.targets)
         for group in _spread(pool, lambda cells: self._group(target, cells), self._groups(target), window):
             for cell, noted in group:
-                self.tally["rewritten"] += target.is_image and target.done.get(_name(cell)) != noted
+                if target.done.get(_name(cell)) != noted:
+                    self.tally["rewritten"] += target.is_image
+                    target.laid.append(target.out.box(cell))
                 target.done[_name(cell)] = noted
             self.told += len(group)
             self.progress(self.told, of)
@@ -404,7 +410,8 @@ class _Work:
         reach("pyramid" if target.level.finer else "merge", f"{target.name} {box}")
         if target.done.get(_name(cell)) != _now(target.out, cell, inputs):
             self.fence()
-            target.out.write(box, self._made(target, box, chunks, seen))
+            if target.level.finer is not None or self._graft(target, box, chunks, seen) is None:
+                target.out.lay(box, self._made(target, box, chunks, seen))
         return _now(target.out, cell, inputs)
 
     def _inputs(self, target: _Target, box: Box, chunks: list[Box]) -> str:
@@ -424,12 +431,30 @@ class _Work:
         ranks = self._ranks(level, box, chunks)
         return _coarse(level, box, ranks < RANKS) if target.is_image else labels_of(ranks)
 
+    def _graft(
+        self, target: _Target, box: Box, chunks: list[Box], seen: dict[Box, tuple[Mask, Voxels]]
+    ) -> int | None:
+        """Write a shard whose chunks are the source's as they lie, but those with restored voxels."""
+        source = target.level.source
+        if source.chunks == source.grain:
+            return None
+        changed = {}
+        for cell in {c for chunk in chunks for c in (chunk & box).cells(source.chunks)}:
+            part, over = cell & box, [chunk for chunk in chunks if (chunk & cell).size]
+            if any(self._seen(c, seen)[0][(c & part).within(c)].any() for c in over):
+                changed[part] = self._base(target.level, part, over, seen)
+        return target.out.graft(box, source, changed)
+
+    def _seen(self, chunk: Box, seen: dict[Box, tuple[Mask, Voxels]]) -> tuple[Mask, Voxels]:
+        """Where a chunk of the labels tells of restored voxels, and those."""
+        if chunk not in seen:
+            seen[chunk] = synthetic(self.labels.read(chunk)), self.overlay.read(chunk)
+        return seen[chunk]
+
     def _base(self, level: _Level, box: Box, chunks: list[Box], seen: dict[Box, tuple[Mask, Voxels]]) -> Voxels:
         made = level.source.read(box)
         for chunk in chunks:
-            if chunk not in seen:
-                seen[chunk] = synthetic(self.labels.read(chunk)), self.overlay.read(chunk)
-            mask, restored = (a[(chunk & box).within(chunk)] for a in seen[chunk])
+            mask, restored = (a[(chunk & box).within(chunk)] for a in self._seen(chunk, seen))
             made[(chunk & box).within(box)][mask] = restored[mask]
         return made
 
@@ -550,7 +575,8 @@ def _sweep(target: _Target, kept: int) -> None:
 
 
 def _erase_stale(target: _Target) -> None:
-    """Remove coarser label chunks under which no label is left."""
+    """Remove coarser label chunks under which no label is left, and what killed writers left."""
+    target.out.files.sweep()
     for cell, stored in target.out.objects():
         if cell not in target.touched:
             target.out.files.delete(stored.key)

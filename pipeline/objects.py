@@ -34,6 +34,9 @@ class Objects(Protocol):
     def put(self, key: str, data: bytes) -> None:
         """Write an object: whole, or not at all; one that is there is replaced at once."""
 
+    def lay(self, key: str, data: bytes) -> None:
+        """`put`, but its content is not durable before `sync`."""
+
     def create(self, key: str, data: bytes) -> bool:
         """Write an object whole and durable, unless one is there: then nothing happens and False is returned."""
 

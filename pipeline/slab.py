@@ -380,6 +380,7 @@ def _store(
     computed = time.perf_counter()
     on_step("write")
     written = [(content.box, _write(content, job, on_step)) for content in chunks(slab, job, result)]
+    _settle(job, [(box, len(parts)) for box, parts in written])
     on_step("record")
     counts = np.bincount(result.labels.ravel(), minlength=6)
     record = {
@@ -411,8 +412,16 @@ def _write(content: Content, job: Job, on_step: Callable[[str], None]) -> list[W
     written = []
     for array, voxels in parts:
         on_step("chunk")
-        written.append(array.write(content.box, voxels))
+        written.append(Written(array.lay(content.box, voxels), voxels_sha256(voxels)))  # as it was read back
     return written
+
+
+def _settle(job: Job, written: list[tuple[Box, int]]) -> None:
+    """All that a slab wrote survives a power cut from here on. written: boxes, and in how many arrays."""
+    job.overlay.settle([box for box, _ in written])
+    job.labels.settle([box for box, _ in written])
+    if job.uncertainty is not None:
+        job.uncertainty.settle([box for box, arrays in written if arrays > 2])
 
 
 def _chunk_bytes(box: Box, volume: Volume) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from itertools import islice
 from typing import TypeVar
 
@@ -25,3 +27,22 @@ def in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T
     finally:
         for future in waiting:
             future.cancel()
+
+
+def each(work: Callable[[T], object], items: Sequence[T]) -> None:
+    """Do the work on every item, on all cores; returns when all is done. Raises the first error. It must not call
+    `each` itself: the threads are shared, and would wait for each other."""
+    if len(items) < 2 or CORES < 2:
+        for item in items:
+            work(item)
+        return
+    deque(_cores(os.getpid()).map(work, items), maxlen=0)
+
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@lru_cache(maxsize=1)
+def _cores(process: int) -> ThreadPoolExecutor:
+    """The threads of this process: one that was forked has none of those that its parent had."""
+    return ThreadPoolExecutor(CORES, thread_name_prefix="codec")

@@ -1,6 +1,7 @@
 """Volume: one Zarr array with axes and voxel size, read in any box and written in whole chunks only.
 
-With zarrstore, which it writes through, the only module that imports zarr.
+With zarrstore, which it writes through, the only module that imports zarr. On a disk, chunks of the common codecs are
+read and written by `coder`; zarr has the others, and everything that fails.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ import gzip
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -23,13 +25,14 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from pipeline.box import ZYX, Box
+from pipeline.coder import coder_of, index_of
 from pipeline.errors import MisalignedWriteError, VolumeError
 from pipeline.failpoint import reach
 from pipeline.files import Files, in_words
 from pipeline.locate import layout_of, locate, node_at
 from pipeline.objects import Stored
 from pipeline.ome import ZYX_NAMES, Image, Json, Voxel, nm_text
-from pipeline.shard import present_in
+from pipeline.shard import present_in, splice
 from pipeline.tensors import open_voxels
 from pipeline.zarrstore import Blind, Counted, path_in, zarr_store
 
@@ -142,6 +145,11 @@ class Volume:
             raise VolumeError(f"{self.foreign} volumes are only read", where=self.uri, do="write to a Zarr array")
         self._connect()
 
+    @property
+    def _quick(self) -> bool:
+        """Whether a coder may read and write: objects elsewhere are fetched by zarr, many at a time."""
+        return self.files.local is not None and not self.foreign
+
     def _describe(self) -> None:
         self.layout = layout = layout_of(self._place, mask=self._is_mask)
         self._order = [*(d for d in layout.dims if d not in ZYX_NAMES), *ZYX_NAMES]
@@ -149,6 +157,8 @@ class Volume:
         self.dtype, self.fill_value, self.zarr_format = np.dtype(layout.dtype), layout.fill_value, layout.zarr_format
 
     def _connect(self) -> None:
+        self._coder = coder_of(self._place.doc, self.layout) if self._quick else None
+        self._moved, self._moving = [0, 0], Lock()  # bytes that the coder has read and written
         if self.foreign:
             self._array = self._counted = open_voxels(self.foreign, self.files, self.root, self.level)
             return
@@ -206,7 +216,7 @@ class Volume:
         return Box(start, tuple(s + g for s, g in zip(start, self.grain, strict=True))) & Box.of(self.shape)  # type: ignore[arg-type]
 
     def _cells(self, box: Box) -> list[ZYX]:
-        return [_index(c, self.grain) for c in box.cells(self.grain)]
+        return [index_of(c, self.grain) for c in box.cells(self.grain)]
 
     def _check_inside(self, box: Box) -> None:
         if not box.size or box not in Box.of(self.shape):
@@ -231,9 +241,25 @@ class Volume:
             self._failed(box, error)
 
     def _read(self, box: Box) -> Voxels:
+        if self._coder is not None:
+            try:
+                return self._decoded(box)
+            except Exception:  # whatever it is: zarr reads what this could not, or says what is wrong with it
+                pass
         stored = np.asarray(self._array[self._slices(box)])
         axes = [self.layout.dims.index(d) for d in self._order]
         return np.ascontiguousarray(stored.transpose(axes).reshape(box.shape), dtype=self.dtype)
+
+    def _decoded(self, box: Box) -> Voxels:
+        assert self._coder is not None
+        voxels = np.empty(box.shape, self.dtype)
+        self._count(self._coder.read(self.files, self.key, box, voxels), 0)
+        return voxels
+
+    def _count(self, read: int, written: int) -> None:
+        with self._moving:
+            self._moved[0] += read
+            self._moved[1] += written
 
     def _failed(self, box: Box, error: Exception) -> NoReturn:
         error = in_words(error, self.files.uri)
@@ -245,7 +271,7 @@ class Volume:
             except Exception as cause:
                 raise VolumeError(
                     f"chunk {chunk & Box.of(self.shape)} cannot be decoded",
-                    where=f"{self.files.uri}/{self.key(_index(chunk, self.grain))}",
+                    where=f"{self.files.uri}/{self.key(index_of(chunk, self.grain))}",
                     why=f"the object is damaged or cut short{self._ranges()} ({type(cause).__name__}: {cause})",
                     do="fetch or write this object again; a chunk of zmend's own is made again once it is deleted",
                 ) from cause
@@ -271,7 +297,7 @@ class Volume:
         here = None if stored is None else self._shard_index(stored)
         for chunk in (self.box(cell) & box).cells(self.chunks):
             counts = tuple(g // c for g, c in zip(self.grain, self.chunks, strict=True))
-            inner = tuple(i % n for i, n in zip(_index(chunk, self.chunks), counts, strict=True))
+            inner = tuple(i % n for i, n in zip(index_of(chunk, self.chunks), counts, strict=True))
             if here is None or not here[self._stored(inner)]:
                 yield chunk & Box.of(self.shape)
 
@@ -332,7 +358,14 @@ class Volume:
     # --- writing
 
     def write(self, box: Box, data: Voxels) -> Written:
-        """Write whole chunks; read them back, compare, make them durable.
+        """Write whole chunks; read them back, compare, make them durable. Raises as `lay` does."""
+        size = self.lay(box, data)
+        self.settle([box])
+        return Written(size, voxels_sha256(data))  # as it was read back
+
+    def lay(self, box: Box, data: Voxels) -> int:
+        """Write whole chunks; read them back and compare. Durable only after `settle`: many together take a fraction
+        of the time. Returns the bytes of the chunk objects in the store.
 
         Raises MisalignedWriteError where the box covers part of a chunk (shard); VolumeError where data are not of the
         box's shape and the volume's type, the volume is not writable, or other voxels come back.
@@ -342,26 +375,69 @@ class Volume:
             raise VolumeError(
                 f"data of {data.dtype} {data.shape} do not fit box {box} of {self.dtype} {box.shape}", where=self.uri
             )
-        axes = [self._order.index(d) for d in self.layout.dims]
-        extra = (1,) * (len(axes) - 3)
         reach("write", str(box))
         try:
-            self._writer[self._slices(box)] = data.reshape(extra + data.shape).transpose(axes)
+            self._put(box, data)
         except Exception as error:
             raise in_words(error, self.files.uri, "write") from error
         reach("readback", str(box))
-        back = self.read(box)
-        if not np.array_equal(back, data):
+        self._check_back(np.array_equal(self.read(box), data), box)
+        return sum(s.size for s in self.files.stats(self.keys(box)) if s)
+
+    def graft(self, box: Box, base: Volume, changed: Mapping[Box, Voxels]) -> int | None:
+        """`lay` one shard: what `base` stores there, but with these chunks (boxes of whole chunks, cut to the volume).
+
+        The others are taken over as they are encoded: a section of a shard 64 deep costs one chunk to encode, not 64.
+        None, and nothing is done, where that is not possible: no shards, codecs that only zarr knows, or a base that
+        is laid out otherwise or cannot be understood. Raises as `lay`.
+        """
+        self._check_write(box)
+        coder, like = self._coder, base._coder
+        if coder is None or like is None or not coder.writes or coder.index_at is None or coder.form != like.form:
+            return None
+        key = self.key(index_of(box, self.grain))
+        before = base.files.read(base.key(index_of(box, base.grain))) or b""
+        parts = {coder.inner(chunk): coder.encode(voxels) for chunk, voxels in changed.items()}
+        made = splice(before, coder.counts, parts, at=coder.index_at, crc=coder.index_crc)
+        base._count(len(before), 0)
+        if made is None:
+            return None
+        reach("write", str(box))
+        self.files.lay(key, made)
+        self._count(0, len(made))
+        reach("readback", str(box))
+        back = self.files.read(key)
+        self._count(len(back or b""), 0)
+        self._check_back(back == made, box)
+        return len(made)
+
+    def settle(self, boxes: Sequence[Box]) -> None:
+        """Make what was laid durable: it survives a power cut. Raises OSError."""
+        if keys := [key for box in boxes for key in self.keys(box)]:
+            here = self.files.local
+            reach("fsync", str(boxes[0]), [here / k for k in keys] if here is not None else ())
+            self.files.sync(keys)
+
+    def _put(self, box: Box, data: Voxels) -> None:
+        coder, whole = self._coder, box.aligned_in(self.grain, self.shape)
+        if coder is None or not coder.writes or coder.index_at is not None or not whole:
+            axes = [self._order.index(d) for d in self.layout.dims]
+            extra = (1,) * (len(axes) - 3)
+            self._writer[self._slices(box)] = data.reshape(extra + data.shape).transpose(axes)
+            return
+        for cell in box.cells(self.chunks):
+            raw = coder.encode(data[(cell & box).within(box)])
+            self.files.lay(self.key(index_of(cell, self.grain)), raw)
+            self._count(0, len(raw))
+
+    def _check_back(self, same: bool, box: Box) -> None:
+        if not same:
             raise VolumeError(
                 f"other voxels came back from box {box} than were written",
                 where=self.uri,
                 why="something else writes to these chunks, or the disk or its driver is faulty",
                 do="let one process at a time write to a store; check the disk",
             )
-        keys = self.keys(box)
-        reach("fsync", str(box), [self.files.local / k for k in keys] if self.files.local is not None else ())
-        self.files.sync(keys)
-        return Written(sum(s.size for s in self.files.stats(keys) if s), voxels_sha256(back))
 
     def erase(self, box: Box) -> None:
         """Delete whole chunks: they are absent then. Raises as `write` does."""
@@ -404,12 +480,12 @@ class Volume:
     @property
     def bytes_read(self) -> int:
         """Stored bytes of chunks read through this object so far, those that `write` reads back included."""
-        return int(self._counted.read)
+        return int(self._counted.read) + self._moved[0]
 
     @property
     def bytes_written(self) -> int:
         """Stored bytes of chunks written through this object so far."""
-        return int(self._blind.written) if self.writable else 0
+        return int(self._blind.written) + self._moved[1] if self.writable else 0
 
 
 def _check_new(files: Files, dtype: np.dtype[Any], chunks: ZYX, shards: ZYX | None, zarr_format: int) -> None:
@@ -429,11 +505,6 @@ def _checked(voxel_nm: Sequence[float]) -> Voxel:
         what, do = f"voxel_nm {tuple(voxel_nm)} is not a voxel size", "give three positive numbers: z, y, x in nm"
         raise VolumeError(what, where="volume.voxel_size_nm", do=do)
     z, y, x = map(float, voxel_nm)
-    return z, y, x
-
-
-def _index(cell: Box, grid: ZYX) -> ZYX:
-    z, y, x = (a // g for a, g in zip(cell.start, grid, strict=True))
     return z, y, x
 
 

@@ -47,6 +47,8 @@ class Web:
     def put(self, key: str, data: bytes) -> None:
         self._fs.pipe_file(self._at(key), data)
 
+    lay = put
+
     def create(self, key: str, data: bytes) -> bool:
         raise self._no_output()
 

@@ -212,14 +212,15 @@ def test_other_voxels_coming_back_is_an_error(tmp_path: Path, monkeypatch: pytes
         volume.write(box, np.zeros(box.shape, np.uint8))
 
 
-def test_a_full_disk_is_an_oserror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    volume = make(tmp_path / "v")
+@pytest.mark.parametrize(("shards", "writer"), [(None, "pipeline.disk.Disk.lay"), ((1, 16, 16), "zarr.storage._local._put")])
+def test_a_full_disk_is_an_oserror(shards: Any, writer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume = make(tmp_path / "v", shards=shards)
     box = Box((0, 0, 0), (1, 16, 16))
 
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("zarr.storage._local._put", full)
+    monkeypatch.setattr(writer, full)
     with pytest.raises(OSError, match="No space left"):
         volume.write(box, noise(box.shape))
 
