@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import bytes_moved, detection, end_to_end, million, restorer, scheduling
+from benchmarks import bytes_moved, detection, end_to_end, growth, io, million, restorer, scheduling
 from pipeline.summary import environment
 
 RESULTS = Path(__file__).parent / "results"
@@ -19,6 +19,8 @@ PARTS = {
     "bytes": bytes_moved,
     "detection": detection,
     "end_to_end": end_to_end,
+    "growth": growth,
+    "io": io,
     "million": million,
     "restorer": restorer,
     "scheduling": scheduling,

@@ -60,14 +60,19 @@ def fault(prediction: F32, unknown: Mask, neighbours: Sequence[F32]) -> str:
 
     float → uint8 would turn NaN into 0 and 300 into 44 without a word: look before casting.
     """
-    made = prediction[unknown]
-    broken = int((~np.isfinite(prediction)).sum())
-    if broken:
-        return f"{broken} of {prediction.size} voxels are NaN or infinite"
-    if made.size and (made.min() < -1.0 or made.max() > 2.0):
-        return f"values from {made.min():.2f} to {made.max():.2f}, where black is 0 and white is 1"
-    if made.size >= 256 and np.ptp(made) == 0 and all(np.ptp(n[unknown]) > 0 for n in neighbours):
-        return f"one constant value, {made[0]:.3f}, between sections that are not constant"
+    if not prediction.size:
+        return ""
+    least, most = prediction.min(), prediction.max()  # NaN if there is one
+    if not (np.isfinite(least) and np.isfinite(most)):
+        return f"{int((~np.isfinite(prediction)).sum())} of {prediction.size} voxels are NaN or infinite"
+    made = prediction
+    if not unknown.all():
+        made = prediction[unknown]
+        least, most = (made.min(), made.max()) if made.size else (np.float32(0), np.float32(1))
+    if least < -1.0 or most > 2.0:
+        return f"values from {least:.2f} to {most:.2f}, where black is 0 and white is 1"
+    if made.size >= 256 and least == most and all(np.ptp(n[unknown]) > 0 for n in neighbours):
+        return f"one constant value, {least:.3f}, between sections that are not constant"
     return ""
 
 
@@ -96,12 +101,18 @@ def refused(counts: NDArray[np.uint8], refuse_above: float | None) -> Mask:
 def to_dtype(image: F32, low: float, high: float, dtype: np.dtype[Any]) -> NDArray[Any]:
     """[0, 1] floats → integers of the volume, rounded half to even, clamped to the dtype."""
     info = np.iinfo(dtype)
-    scaled = np.rint(image.astype(np.float64) * (high - low) + low)
-    return np.clip(scaled, info.min, info.max).astype(dtype)
+    scaled = image.astype(np.float64)
+    scaled *= high - low
+    scaled += low
+    np.rint(scaled, out=scaled)
+    np.clip(scaled, info.min, info.max, out=scaled)
+    return scaled.astype(dtype)
 
 
 def to_unit(image: NDArray[Any], low: float, high: float) -> F32:
     """Integers of the volume → [0, 1] floats, clipped to the intensity window."""
-    scaled = (image.astype(np.float32) - np.float32(low)) / np.float32(high - low)
-    unit: F32 = np.clip(scaled, 0, 1).astype(np.float32)
-    return unit
+    unit: F32 = image.astype(np.float32)
+    unit -= np.float32(low)
+    unit /= np.float32(high - low)
+    info = np.iinfo(image.dtype)
+    return unit if low <= info.min and high >= info.max else np.clip(unit, 0, 1, out=unit)

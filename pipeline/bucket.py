@@ -72,7 +72,7 @@ class Bucket:
     def put(self, key: str, data: bytes) -> None:
         self._do("write", key, lambda: obstore.put(self.store, self._at(key), data, use_multipart=False))
 
-    lay = put
+    keep = lay = put
 
     def create(self, key: str, data: bytes) -> bool:
         def put() -> bool:

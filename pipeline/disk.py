@@ -50,6 +50,10 @@ class Disk:
         finally:
             aside.unlink(missing_ok=True)
 
+    def keep(self, key: str, data: bytes) -> None:
+        self.put(key, data)  # whose content is durable; its name is not yet
+        self._sync_folders({Path(self._at(key)).parent})
+
     def lay(self, key: str, data: bytes) -> None:
         path, aside = self._aside(key, data, durable=False)
         try:

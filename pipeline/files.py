@@ -95,8 +95,7 @@ class Files:
 
     def keep(self, key: str, data: bytes) -> None:
         """`put`, and make it survive a power cut."""
-        self.put(key, data)
-        self.sync([key])
+        self._objects.keep(key, data)
 
     def create(self, key: str, data: bytes) -> bool:
         """Write an object whole and durable, unless one is there: then nothing happens and False is returned.

@@ -34,6 +34,9 @@ class Objects(Protocol):
     def put(self, key: str, data: bytes) -> None:
         """Write an object: whole, or not at all; one that is there is replaced at once."""
 
+    def keep(self, key: str, data: bytes) -> None:
+        """`put`, and make it survive a power cut."""
+
     def lay(self, key: str, data: bytes) -> None:
         """`put`, but its content is not durable before `sync`."""
 

@@ -171,7 +171,8 @@ class Linear(_Baseline):
         first, last = targets
         for d in range(first, last):
             w = np.float32((d - first + 1) / (last - first + 1))
-            out[:, d] = (1 - w) * window[:, first - 1] + w * window[:, last]  # (B, H, W)
+            np.multiply(window[:, first - 1], 1 - w, out=out[:, d])  # (B, H, W)
+            out[:, d] += w * window[:, last]
         return out
 
 

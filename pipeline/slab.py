@@ -165,6 +165,7 @@ def _absent(box: Box, job: Job) -> Mask:
 
 
 def _restore_tiles(scene: Scene, job: Job, result: Result) -> None:
+    draws = job.recipe.uncertainty
     groups: dict[tuple[int, int, int], list[Gap]] = defaultdict(list)
     for gap in _gaps(scene, job, result):
         before = gap.targets[0] - gap.window[0]
@@ -175,17 +176,22 @@ def _restore_tiles(scene: Scene, job: Job, result: Result) -> None:
             windows = [_window(g, scene, job) for g in batch]
             made, spreads = _predict(
                 job,
-                np.stack([w for w, _ in windows]),  # (B, D, H, W)
-                np.stack([k for _, k in windows]),
+                _stacked([w for w, _ in windows]),  # (B, D, H, W)
+                _stacked([k for _, k in windows]),
                 (before, before + length),
                 np.array([_origin(g, job.needs) for g in batch], np.int64),
             )
             for gap, (window, known), prediction, spread in zip(batch, windows, made, spreads, strict=True):
-                why = _fault(gap, window, known, prediction, spread)
+                why = _fault(gap, window, known, prediction) or (draws and _unsure(gap, spread))
                 if why:
                     _quarantine(gap, scene, why, result)
                 else:
                     _paste(gap, scene, job, window, known, prediction, spread, result)
+
+
+def _stacked(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    """One array of them all; of a single one a view."""
+    return np.stack(parts) if len(parts) > 1 else parts[0][None]
 
 
 def _predict(job: Job, window: F32, known: Mask, targets: tuple[int, int], origin: I64) -> tuple[F32, F32]:
@@ -275,16 +281,23 @@ def _window(gap: Gap, scene: Scene, job: Job) -> tuple[F32, Mask]:
     known = ~scene.unknown[scene.view(box)]
     known[: gap.targets[0] - gap.window[0]] = True  # clean by construction
     known[gap.targets[1] - gap.window[0] :] = True
+    if not any(map(any, margin)):
+        return voxels, known
     return np.pad(voxels, margin, mode="symmetric"), np.pad(known, margin, mode="symmetric")
 
 
-def _fault(gap: Gap, window: F32, known: Mask, prediction: F32, spread: F32) -> str:
+def _fault(gap: Gap, window: F32, known: Mask, prediction: F32) -> str:
     """Why a gap's prediction is not fit to be written, or nothing. Looks at the tile's whole window, never at the
     slab's part of it: the verdict must not depend on how the volume is cut."""
     first, last = (z - gap.window[0] for z in gap.targets)
     neighbours = [window[d] for d in (first - 1, last) if 0 <= d < len(window)]
     faults = (blend.fault(prediction[d], ~known[d], neighbours) for d in range(first, last))
-    return next(filter(None, faults), "") or blend.spread_fault(spread[first:last])
+    return next(filter(None, faults), "")
+
+
+def _unsure(gap: Gap, spread: F32) -> str:
+    """Why the spread of a gap's ensemble is not fit to be written, or nothing."""
+    return blend.spread_fault(spread[gap.targets[0] - gap.window[0] : gap.targets[1] - gap.window[0]])
 
 
 def _quarantine(gap: Gap, scene: Scene, why: str, result: Result) -> None:
@@ -309,15 +322,20 @@ def _paste(
         unknown = ~known[d]
         seated, band = blend.seat(prediction[d], window[d], unknown, job.recipe.feather_px)
         made = blend.to_dtype(seated[inside], *job.intensity, job.source.dtype)
-        label = np.where(wanted == 1, blend.SYNTHESISED, blend.REPAIRED).astype(np.uint8)
-        label[(wanted == 2) & band[inside]] = blend.FEATHER
-        here = core.within(write)
+        label = wanted.copy()  # flags are told in the words of labels: 1 a whole section, 2 a region
+        if band.any():
+            label[(wanted == 2) & band[inside]] = blend.FEATHER
+        here, asked = core.within(write), wanted > 0
         if job.recipe.uncertainty:
             counts = blend.to_counts(spread[d][inside])
             label[blend.refused(counts, job.recipe.refuse_above)] = blend.UNCERTAIN
-            np.copyto(result.counts[here][0], counts, where=wanted > 0)
-        np.copyto(result.sections[here][0], made, where=wanted > 0)
-        np.copyto(result.labels[here][0], label, where=wanted > 0)
+            np.copyto(result.counts[here][0], counts, where=asked)
+        everywhere: Any = True if asked.all() else asked  # a plain copy is several times quicker
+        np.copyto(result.sections[here][0], made, where=everywhere)
+        np.copyto(result.labels[here][0], label, where=everywhere)
+
+
+assert (blend.SYNTHESISED, blend.REPAIRED) == (1, 2)
 
 
 def _left(box: Box, voxels: int, why: str) -> dict[str, Any]:
@@ -382,7 +400,6 @@ def _store(
     written = [(content.box, _write(content, job, on_step)) for content in chunks(slab, job, result)]
     _settle(job, [(box, len(parts)) for box, parts in written])
     on_step("record")
-    counts = np.bincount(result.labels.ravel(), minlength=6)
     record = {
         **job.bound,
         "slab": slab.id,
@@ -391,7 +408,7 @@ def _store(
         "write": [slab.write.start, slab.write.stop],
         "read": [slab.read.start, slab.read.stop],
         "inputs_sha256": result.inputs_sha256,
-        "voxels": {str(v): int(counts[v]) for v in range(1, 6)},
+        "voxels": {str(v): int(np.count_nonzero(result.labels == v)) for v in range(1, 6)},
         "left": _grouped(result.left),
         "quarantined": result.quarantined,
         "chunks": [[box.start, box.stop, *(w.sha256 for w in parts)] for box, parts in written],

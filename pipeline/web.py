@@ -47,7 +47,7 @@ class Web:
     def put(self, key: str, data: bytes) -> None:
         self._fs.pipe_file(self._at(key), data)
 
-    lay = put
+    keep = lay = put
 
     def create(self, key: str, data: bytes) -> bool:
         raise self._no_output()

@@ -140,7 +140,7 @@ def counted(method):
             os.kill(os.getpid(), signal.SIGKILL)
         return method(*args, **kw)
     return call
-for name in ("put", "create", "move", "delete", "sync"):
+for name in ("put", "keep", "lay", "create", "move", "delete", "sync"):
     setattr(Files, name, counted(getattr(Files, name)))
 from pipeline.revert import revert, would_revert
 revert(sys.argv[1], sys.argv[2])
