@@ -31,7 +31,7 @@ check: env  ## ruff, mypy --strict, import contracts
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-bench: env  ## run the benchmarks; results go to benchmarks/results
+bench: env  ## run the benchmarks that take minutes; results go to benchmarks/results
 	$(PY) -m benchmarks
 
 docs: env  ## build the pages of docs/ into build/docs

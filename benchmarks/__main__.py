@@ -7,7 +7,9 @@ import os
 import platform
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from benchmarks import bytes_moved, detection, end_to_end, growth, io, million, restorer, scheduling
 from pipeline.summary import environment
@@ -25,25 +27,33 @@ PARTS = {
     "restorer": restorer,
     "scheduling": scheduling,
 }
+BY_NAME = ("detection", "million")  # which take long: only where they are asked for
+PEERS = ("tensorstore", "zarr", "dask", "numcodecs", "numpy")
 
 
 def main() -> None:
     RESULTS.mkdir(exist_ok=True)
-    for name in sys.argv[1:] or [n for n in PARTS if n != "detection" or detection.ready()]:
+    for name in sys.argv[1:] or [n for n in PARTS if n not in BY_NAME]:
+        busy = os.getloadavg()[0]  # of others, before anything of ours runs
         measured = PARTS[name].measure()
         found = {
             "date": time.strftime("%Y-%m-%d"),
             "command": f"python -m benchmarks {name}",
-            "machine": f"{os.cpu_count()} CPUs, {platform.machine()}",
-            "packages": environment()["packages"],
+            "machine": f"{os.cpu_count()} CPUs, {platform.machine()}; load before it began {busy:.1f}",
+            "packages": environment()["packages"] | {name: version(name) for name in PEERS},
             name: measured,
         }
         (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
         text = (
-            f"# {name}, {found['date']}\n\n`{found['command']}` on {found['machine']}.\n\n{PARTS[name].table(measured)}"
+            f"# {name}, {found['date']}\n\n`{found['command']}` on {found['machine']}. Versions: {_versions(found)}.\n\n"
+            f"{PARTS[name].table(measured)}"
         )
         (RESULTS / f"{name}.md").write_text(text)
         sys.stdout.write(text)
+
+
+def _versions(found: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {found['packages'][name]}" for name in PEERS)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ ome         OME-NGFF metadata                          ledger      records; lock
 files       objects under an address: disk, bucket, web slab        one unit of work, read to record
 layout      how an array lies among them               merge       overlay and source to a full volume
 locate      which array an address means               job         configuration → plan → store → worker
-volume      one Zarr array; shard, zarrstore: its parts worker      one slab in a worker; attempts: what failed, and why
+volume      one Zarr array; coder, shard, zarrstore:    worker      one slab in a worker; attempts: what failed, and why
 lanes       what a worker's threads share              selftest    what a worker shows before its first slab
 flags       what is missing or damaged                 crew        the window of slabs; cluster: the workers
 restorer    the protocol; nearest, linear              run         the driver; runlog: what it says of itself
@@ -17,6 +17,8 @@ phantom     tissue whose truth is known                verify      is the store 
 lessons     what training learns from: columns         cli, show   the command, a file a verb; demo, doctor
 slurm       the jobs that workers live in              batch       scripts for sbatch; drain: how a worker leaves
 fitness     can the site do the job? doctor asks       report      pages to look at and judge from
+
+(coder: chunks on a disk without zarr's detours; shard: the index of one, and grafting; zarrstore: where zarr writes.)
 
 Of what was and what counts: state, what a run found in force; force, what a pass over the records finds, and retiring
 them; kept, chunks out of force; revert, back to a state; verdicts and review, what people say of slabs; remerge, a
