@@ -89,7 +89,7 @@ def dead(name: str) -> bytes:
     return json.dumps({**me, "lock": name, "started": "never"}).encode()
 
 
-METHODS = ("read", "create", "put", "delete")  # what a lock asks of its place
+METHODS = ("read", "create", "put", "keep", "delete")  # what a lock asks of its place
 
 
 @pytest.mark.parametrize("step", range(6))
