@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bytes_moved, detection, end_to_end, growth, io, million, restorer, scheduling
+from benchmarks import bytes_moved, detection, end_to_end, growth, io, million, restorer, scanning, scheduling
 from pipeline.summary import environment
 
 RESULTS = Path(__file__).parent / "results"
@@ -25,6 +25,7 @@ PARTS = {
     "io": io,
     "million": million,
     "restorer": restorer,
+    "scanning": scanning,
     "scheduling": scheduling,
 }
 BY_NAME = ("detection", "million")  # which take long: only where they are asked for
@@ -33,7 +34,7 @@ PEERS = ("tensorstore", "zarr", "dask", "numcodecs", "numpy")
 
 def main() -> None:
     RESULTS.mkdir(exist_ok=True)
-    for name in sys.argv[1:] or [n for n in PARTS if n not in BY_NAME]:
+    for name in sys.argv[1:] or [n for n in PARTS if n not in BY_NAME and (n != "scanning" or scanning.ready())]:
         busy = os.getloadavg()[0]  # of others, before anything of ours runs
         measured = PARTS[name].measure()
         found = {

@@ -40,9 +40,9 @@ Of looking: scene, what Neuroglancer is to show; viewer, which serves it.
 Of nights: nightly, a cycle of scan, plan, run and verify; page, what it tells; schedule, who calls it.
 
 Of scan, the pass that finds damage: look and looked, how and at what; findings, flagedit and maskfile, what is written;
-thresholds, every number in it; detectors, what can be seen; view, a tile's sections and their numbers; detect and
-places, what follows for sections and parts of them; flagreaders and drawings, what
-other programs write.
+thresholds, every number in it; cell, what a worker goes over; detectors, what can be measured; spotter, networks that
+see parts; view, a tile's sections and their numbers; detect and places, what follows for sections and parts of them;
+flagreaders and drawings, what other programs write.
 
 Imports only point down; `make check` holds them to it.
 """

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from pipeline import detectors as see
 from pipeline.detectors import TO_SIGMA, Looks
 from pipeline.places import places
 from pipeline.thresholds import Thresholds
-from pipeline.view import Finding, Jump, Stack, View, move
+from pipeline.view import Finding, Jump, Section, Stack, View, move
 
 LEAST_AROUND = 2  # sections on a side: one alone may be the bad one
 # Standard deviations are at least this: few sections are alike by luck.
@@ -36,13 +37,19 @@ def margin(t: Thresholds) -> int:
 
 
 def detect(stack: Stack, absent: Sequence[bool], t: Thresholds) -> tuple[list[Finding], list[Jump]]:
-    """What is wrong with each section (z, y, x) of a tile; absent: which of them the store does not hold.
+    """What is wrong with each section (z, y, x) of a tile; absent: which of them the store does not hold."""
+    sections = [Section.of(image, gone, t) for image, gone in zip(stack, absent, strict=True)]
+    return judge(View(sections, t), range(len(sections)))
+
+
+def judge(view: View, core: range) -> tuple[list[Finding], list[Jump]]:
+    """What is wrong with the sections of the core; those around it are looked at as far as that needs.
 
     A tile that is empty in most sections around is background, and nothing is found in it.
     """
-    view = View.of(stack, absent, t)
+    t = view.t
     found: dict[int, Finding] = {f.z: f for f in _empty(view)}
-    fit = [z not in found and view.looks[z].flat < t.flat_share for z in range(len(stack))]
+    fit = [z not in found and section.look.flat < t.flat_share for z, section in enumerate(view.sections)]
     jumps: list[Jump] = []
     for seek in (_copies, _odd, _aside):
         new = list(seek(view, fit, jumps))
@@ -51,8 +58,9 @@ def detect(stack: Stack, absent: Sequence[bool], t: Thresholds) -> tuple[list[Fi
     aside = {z for z, f in found.items() if f.kind == "misaligned"}  # from which the stack only comes back
     jumps = [j for j in jumps if j.z - 1 not in aside]
     fit = [ok and z not in found for z, ok in enumerate(fit)]
-    parts = [p for z, ok in enumerate(fit) if ok for p in places(view, z, fit)]
-    return sorted([*found.values(), *parts], key=lambda f: (f.z, f.kind)), jumps
+    parts = [p for z in core if fit[z] for p in places(view, z, fit)]
+    here = [f for z, f in found.items() if z in core]
+    return sorted([*here, *parts], key=lambda f: (f.z, f.kind)), [j for j in jumps if j.z in core]
 
 
 # --- whole sections
@@ -61,13 +69,13 @@ def detect(stack: Stack, absent: Sequence[bool], t: Thresholds) -> tuple[list[Fi
 def _empty(view: View) -> Iterator[Finding]:
     """Sections that are not there, or hold nothing, where those around hold tissue."""
     t = view.t
-    full = [not a and look.flat < t.flat_share for look, a in zip(view.looks, view.absent, strict=True)]
-    for z, look in enumerate(view.looks):
+    full = [not section.absent and section.look.flat < t.flat_share for section in view.sections]
+    for z, look in enumerate(section.look for section in view.sections):
         before, after = view.around(z, full)
         if not before and not after:
             continue  # background, or more missing than can be told from it
-        usual = float(np.median([view.looks[k].contrast for k in (*before, *after)]))
-        if view.absent[z]:
+        usual = median(view.sections[k].look.contrast for k in (*before, *after))
+        if view.sections[z].absent:
             yield Finding(z, "missing", 10.0, "its chunks do not exist in the store")
         elif not full[z]:
             yield Finding(z, "blank", 10.0, f"{look.flat:.0%} of it is one grey value ({look.grey:.0f})")
@@ -78,10 +86,10 @@ def _empty(view: View) -> Iterator[Finding]:
 
 def _copies(view: View, fit: Sequence[bool], _: list[Jump]) -> Iterator[Finding]:
     """Two sections that share their noise are one; the one that is less like its other neighbour is the copy."""
-    pairs = [see.fine_alike(a, b) for a, b in pairwise(view.stack)]
+    pairs = [see.alike(a, b) for a, b in pairwise(section.fine for section in view.sections)]
     for z, same in enumerate(pairs):
         nearby = [p for k, p in enumerate(pairs) if abs(k - z) <= view.t.window and k != z and fit[k] and fit[k + 1]]
-        usual = float(np.median(nearby)) if nearby else 0.0
+        usual = median(nearby) if nearby else 0.0
         if fit[z] and fit[z + 1] and same > max(view.t.same, (1 + usual) / 2):
             copy = _which(view, z, fit)
             other = z if copy == z + 1 else z + 1
@@ -90,19 +98,19 @@ def _copies(view: View, fit: Sequence[bool], _: list[Jump]) -> Iterator[Finding]
 
 
 def _which(view: View, z: int, fit: Sequence[bool]) -> int:
-    before = see.alike(view.coarse[z - 1], view.coarse[z]) if z and fit[z - 1] else 0.0
-    last = z + 2 >= len(view.stack) or not fit[z + 2]
-    after = 0.0 if last else see.alike(view.coarse[z + 1], view.coarse[z + 2])
+    before = see.alike(view.sections[z - 1].coarse, view.sections[z].coarse) if z and fit[z - 1] else 0.0
+    last = z + 2 >= len(view.sections) or not fit[z + 2]
+    after = 0.0 if last else see.alike(view.sections[z + 1].coarse, view.sections[z + 2].coarse)
     return z if after > before + UNLIKE and z and not last else z + 1
 
 
 def _odd(view: View, fit: Sequence[bool], _: list[Jump]) -> Iterator[Finding]:
     """Sections whose numbers lie apart from those on both sides."""
-    numbers = _numbers(view.looks)
+    numbers = _numbers([section.look for section in view.sections])
     for z in (z for z, ok in enumerate(fit) if ok):
         sides = view.around(z, fit)
         near = [*sides[0], *sides[1]]
-        usual = float(np.median([view.looks[k].contrast for k in near])) if near else 1.0
+        usual = median(view.sections[k].look.contrast for k in near) if near else 1.0
         grey = {"low", "high"}
         steps = {
             name: _apart(values / (usual if name in grey else 1.0), z, sides, FLOOR[name])
@@ -124,12 +132,12 @@ def _apart(
 
     0 where it lies between them: the stack changes there, and no section is bad.
     """
-    sides = [values[z] - float(np.median(values[s])) for s in around if len(s) >= LEAST_AROUND]
+    sides = [values[z] - median(values[s].tolist()) for s in around if len(s) >= LEAST_AROUND]
     if not sides or min(sides) * max(sides) <= 0:
         return 0.0, 0.0
     step = min(sides, key=abs)
-    spread = [values[k] - float(np.median(values[s])) for s in around if s for k in s]
-    sigma = max(TO_SIGMA * float(np.median(np.abs(spread))), floor)
+    spread = [values[k] - median(values[s].tolist()) for s in around if s for k in s]
+    sigma = max(TO_SIGMA * median(map(abs, spread)), floor)
     return float(step), float(step) / sigma
 
 

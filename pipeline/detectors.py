@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -17,10 +17,12 @@ from skimage.registration import phase_cross_correlation
 
 Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+T = TypeVar("T", np.uint8, np.float32)
 FLAT_BOX = 7  # px: a place is flat if so wide a square is
 TO_SIGMA = 1.4826  # of a median absolute deviation, to a standard deviation
 TINY = 1e-3  # grey levels
 PLACE = 16  # px: detail is measured in squares of this size
+ENOUGH = 170  # rows and columns at least that are looked at for greys: more change no number by a tenth of its floor
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +35,18 @@ class Looks:
     contrast: float  # robust standard deviation at a blur, grey levels
     fine: float  # what a blur of one pixel takes away, grey levels, in the places with least detail (15th per cent)
     finest: float  # and at the 70th per cent: both move if all of the section does
-    streak: float  # standard deviation between neighbouring rows' medians, over `fine`
+    streak: float  # standard deviation between neighbouring rows' greys
     flat: float  # share of pixels in flat places
 
 
-def shrink(section: NDArray[Any], factor: int) -> NDArray[np.float32]:
-    """The means of squares of factor × factor pixels; those at the far edge may be cut."""
-    wanted = (-(-section.shape[1] // factor), -(-section.shape[0] // factor))
+def shrink(section: NDArray[T], factor: int) -> NDArray[T]:
+    """The means of squares of factor × factor pixels, uint8 or float32; those at the far edge may be cut."""
     if factor == 1:
-        return section.astype(np.float32)
+        return section
+    wanted = (-(-section.shape[1] // factor), -(-section.shape[0] // factor))
     pad = [(0, w * factor - n) for w, n in zip(wanted[::-1], section.shape, strict=True)]
-    whole = np.pad(section, pad, mode="edge").astype(np.float32)
-    return np.asarray(cv2.resize(whole, wanted, interpolation=cv2.INTER_AREA), np.float32)
+    whole = np.pad(section, pad, mode="edge") if any(after for _, after in pad) else section
+    return np.asarray(cv2.resize(whole, wanted, interpolation=cv2.INTER_AREA), section.dtype)
 
 
 def blur(image: NDArray[Any], sigma: float) -> Image:
@@ -64,11 +66,6 @@ def grown(mask: Mask, radius: int) -> Mask:
     return np.asarray(cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 3) <= radius)
 
 
-def closed(mask: Mask, radius: int) -> Mask:
-    """A mask without gaps narrower than twice the radius."""
-    return np.asarray(cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, square(radius))).astype(bool)
-
-
 def flat(image: NDArray[np.uint8], grey: int) -> Mask:
     """Where squares of FLAT_BOX pixels hold values within `grey` levels of each other."""
     box = square(FLAT_BOX // 2)
@@ -76,24 +73,32 @@ def flat(image: NDArray[np.uint8], grey: int) -> Mask:
     return np.asarray(cv2.dilate((span <= grey).astype(np.uint8), box)).astype(bool)
 
 
-def looks(image: NDArray[np.uint8], empty: Mask, smooth_px: float) -> Looks:
-    """The numbers of a section, of what is not empty in it."""
+def looks(image: NDArray[np.uint8], empty: Mask, smooth_px: float) -> tuple[Looks, Image]:
+    """The numbers of a section, of what is not empty in it; and of every third pixel the finest detail.
+
+    Greys are taken from enough of the pixels: percentiles of all take longer than everything else together.
+    """
     share = float(empty.mean())
     kept = ~empty if share < 0.95 else np.ones_like(empty)
-    fine = np.abs(image.astype(np.float32) - blur(image, 1.0))
-    smooth = blur(image, smooth_px)[kept]
-    low, high = np.percentile(smooth, (16, 84))
-    few = (max(1, image.shape[1] // PLACE), max(1, image.shape[0] // PLACE))
-    share_kept = cv2.resize(kept.astype(np.float32), few, interpolation=cv2.INTER_AREA)
-    places = cv2.resize(fine * kept, few, interpolation=cv2.INTER_AREA)[share_kept > 0.5]
+    sharp = image.astype(np.float32)
+    signed = sharp - blur(sharp, 1.0)
+    fine = np.abs(signed)
+    few = max(1, min(image.shape) // ENOUGH)
+    smooth = blur(sharp, smooth_px)[::few, ::few][kept[::few, ::few]]
+    low, middle, high = np.percentile(smooth, (16, 50, 84))
+    squares = (max(1, image.shape[1] // PLACE), max(1, image.shape[0] // PLACE))
+    share_kept = cv2.resize(kept.astype(np.float32), squares, interpolation=cv2.INTER_AREA)
+    places = cv2.resize(fine * kept, squares, interpolation=cv2.INTER_AREA)[share_kept > 0.5]
     least, most = np.percentile(places / share_kept[share_kept > 0.5], (15, 70)) if places.size else (TINY, TINY)
-    full = kept.mean(1) > kept.mean(1).max() * 0.9  # rows through a lost tile have fewer pixels, and other medians
-    rows = np.median(image.astype(np.float32), axis=1)
+    across = kept.mean(1)
+    full = across > across.max() * 0.9  # rows through a lost tile have fewer pixels, and other medians
+    rows = cv2.reduce(np.clip(sharp, low, high), 1, cv2.REDUCE_AVG)[:, 0]  # dark profiles count no more than others
     beside = full[1:] & full[:-1]
     wobble = float(np.median(np.abs(np.diff(rows))[beside])) * TO_SIGMA if beside.any() else 0.0
     spread = max(float(high - low) / 2, TINY)
     details = max(float(least), TINY), max(float(most), TINY)
-    return Looks(float(np.median(smooth)), float(low), float(high), spread, *details, wobble + TINY, share)
+    found = Looks(float(middle), float(low), float(high), spread, *details, wobble + TINY, share)
+    return found, np.ascontiguousarray(signed[::3, ::3])
 
 
 def alike(one: Image, other: Image) -> float:
@@ -101,12 +106,6 @@ def alike(one: Image, other: Image) -> float:
     a, b = one - one.mean(), other - other.mean()
     norm = math.sqrt(float((a * a).sum()) * float((b * b).sum()))
     return float((a * b).sum()) / norm if norm > 0 else 0.0
-
-
-def fine_alike(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    """Correlation of the finest detail: noise, which only a copy shares."""
-    a, b = (image.astype(np.float32) - blur(image, 1.0) for image in (one, other))
-    return alike(a, b)
 
 
 def coarse(image: NDArray[np.uint8]) -> Image:
@@ -146,11 +145,6 @@ def moved(image: NDArray[Any], move: tuple[int, int]) -> NDArray[Any]:
         return image
     y, x = min(abs(dy), h - 1), min(abs(dx), w - 1)
     return np.pad(image, ((y, y), (x, x)), mode="reflect")[y - dy : y - dy + h, x - dx : x - dx + w]
-
-
-def darkest(others: list[Image], reach_px: int) -> Image:
-    """The darkest value within reach of each pixel, in any of the images."""
-    return np.asarray(np.minimum.reduce([cv2.erode(other, square(reach_px)) for other in others]), np.float32)
 
 
 def parts(strong: Mask, weak: Mask, least_px: int) -> Iterator[tuple[tuple[slice, slice], Mask]]:

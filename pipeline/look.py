@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import astuple, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.box import Box
+from pipeline import spotter
+from pipeline.box import ZYX, Box
 from pipeline.detectors import shrink
 from pipeline.thresholds import Thresholds
 from pipeline.volume import Volume
@@ -34,23 +36,29 @@ class Look:
     @property
     def key(self) -> str:
         """What findings depend on, beside the chunks."""
-        about = [self.level, self.factor, self.black, self.white, astuple(self.thresholds), "bits"]
+        about = [self.level, self.factor, self.black, self.white, astuple(self.thresholds), spotter.digest()]
         return hashlib.sha256(repr(about).encode()).hexdigest()
 
 
+def scan_shape(shape: ZYX, factor: int) -> ZYX:
+    """Of a volume that is averaged by that factor."""
+    return shape[0], -(-shape[1] // factor), -(-shape[2] // factor)
+
+
 def read(source: Volume, look: Look, box: Box) -> tuple[NDArray[np.uint8], list[bool]]:
-    """The sections of a box of the scan, 8 bit, and which of them the store does not hold. Read chunk by chunk in z."""
+    """The sections of a box of the scan, 8 bit, and which of them the store does not hold."""
     (z0, y0, x0), (z1, y1, x1), f = box.start, box.stop, look.factor
-    stack, absent, deep = np.empty(box.shape, np.uint8), list[bool](), source.chunks[0]
-    for a in range(z0 // deep * deep, z1, deep):
-        part = Box((max(a, z0), y0 * f, x0 * f), (min(a + deep, z1), y1 * f, x1 * f)) & Box.of(source.shape)
-        gone = _gone(source, part)
-        absent += gone
-        voxels = source.read(part)
-        for i in range(len(voxels)):
-            grey = (shrink(voxels[i], f) - look.black) * np.float32(255 / (look.white - look.black))
-            stack[part.start[0] + i - z0] = np.clip(np.round(grey), 0, 255)
-    return stack, absent
+    part = Box((z0, y0 * f, x0 * f), (z1, y1 * f, x1 * f)) & Box.of(source.shape)
+    absent, voxels = _gone(source, part), source.read(part)
+    return np.stack([_grey(section, look) for section in voxels]), absent
+
+
+def _grey(section: NDArray[Any], look: Look) -> NDArray[np.uint8]:
+    """A section at the size of the scan, in 8 bit."""
+    if section.dtype == np.uint8 and (look.black, look.white) == (0.0, 255.0):
+        return shrink(section, look.factor)
+    grey = (shrink(section.astype(np.float32), look.factor) - look.black) * np.float32(255 / (look.white - look.black))
+    return np.asarray(np.clip(np.round(grey), 0, 255), np.uint8)
 
 
 def _gone(source: Volume, part: Box) -> list[bool]:

@@ -1,20 +1,32 @@
-"""Places: what is wrong with a part of a section, beside its nearest neighbours that are fit to compare it with."""
+"""Places: what is wrong with a part of a section, beside its nearest neighbours that are fit to compare it with.
+
+Lost tiles are squares of one value. For the rest a scout says where there is doubt, and there the spotter looks. What
+it sees is gathered into parts: what is damage at all, of which class most of it is, and whether that is its shape.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline import detectors as see
-from pipeline.detectors import Image, Mask
+from pipeline import spotter
+from pipeline.detectors import Looks, Mask
 from pipeline.thresholds import Thresholds
-from pipeline.view import Finding, View, move, standard
+from pipeline.view import Finding, View, move, unit
 
 WIDER = 1.2  # times the contrast of neighbours: more is damage, not stain
 SQUARE = 0.85  # of the box around it: lost tiles fill theirs, saturated tissue does not
+BESIDE, LITTLE = 0.5, 0.25  # doubt of what belongs to a doubtful place; and of places in sections that are damaged
+AROUND = 2  # places around a doubtful one that are looked at, too
+CONTEXT = 2  # and around those, places that the network is shown
+MOVED = {"fold": 1, "crack": 3}  # px around what is seen of a band where tissue was moved, too
+RIM = 6  # px around lost tiles and background that look damaged for their edge
+MATTER, GREY = ("fold", "crack", "contamination"), ("contrast",)  # one pixel of damage may look like two of a kind
 
 
 def places(view: View, z: int, fit: Sequence[bool]) -> Iterator[Finding]:
@@ -28,34 +40,90 @@ def places(view: View, z: int, fit: Sequence[bool]) -> Iterator[Finding]:
         near = [*before[:2], *after[:2]]
     if not near:
         return
-    here, others = _alignable(view, z, near)
-    kept = np.ones(here.shape, bool) if hole is None or hole.mask is None else ~see.grown(hole.mask, 4)
-    taken = ~kept
+    trio = _aligned(view, z, near)
+    bare = view.sections[z].empty & np.logical_or.reduce([view.sections[k].empty for k in near[:2]])
+    if hole is not None and hole.mask is not None:
+        bare |= hole.mask
     beside = before[:1] == [z - 1] and after[:1] == [z + 1]
-    about = (view, z, here, others, kept, 1.0 if beside else view.t.alone)
-    for finding in (*_dark_or_bright(*about), *_regions(*about)):
-        if finding.mask is not None and not (finding.mask & taken).sum() > 0.5 * finding.mask.sum():
-            taken |= finding.mask
-            yield finding
+    doubt = _doubt(trio)
+    found: list[Finding] = []
+    # Where something is wrong, more may be than what made one look.
+    for doubtful in (_doubtful(doubt, view.t), doubt > LITTLE):
+        if doubtful.any():
+            chances = _looked(trio, see.grown(doubtful, AROUND))
+            chances[:, see.grown(bare, RIM)] = 0
+            found = list(_seen(z, trio[1], chances, view.t, 1.0 if beside else view.t.alone))
+        if not found:
+            return
+    yield from found
 
 
-def _alignable(view: View, z: int, near: list[int]) -> tuple[Image, list[Image]]:
-    """The section and its neighbours in units of tissue, blurred, each neighbour moved to where the section lies."""
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A section as the networks are shown it."""
+
+    image: NDArray[np.uint8]
+    look: Looks
+    cells: NDArray[np.float32]
+
+
+def _aligned(view: View, z: int, near: list[int]) -> tuple[Shown, Shown, Shown]:
+    """The section between its neighbours, each moved to where the section lies; one alone stands for both."""
     # Large dark places widen the section's own contrast: they would look less dark for it.
-    most = WIDER * float(np.median([view.looks[k].contrast for k in near]))
-    look = replace(view.looks[z], contrast=min(view.looks[z].contrast, most))
-    here = standard(view.stack[z], look, view.t)
-    moves = [move(view, z, k) for k in near]
-    far = [by if gain >= view.t.jump_gain / 2 else (0, 0) for by, gain in moves]
-    others = [standard(view.stack[k], view.looks[k], view.t) for k in near]
-    return here, [see.moved(other, by) for other, by in zip(others, far, strict=True)]
+    most = WIDER * float(np.median([view.sections[k].look.contrast for k in near]))
+    own = view.sections[z]
+    here = Shown(own.image, replace(own.look, contrast=min(own.look.contrast, most)), own.cells)
+    others = []
+    for k in near[:2]:
+        by, gain = move(view, z, k)
+        if by == (0, 0) or gain < view.t.jump_gain / 2:
+            others.append(Shown(view.sections[k].image, view.sections[k].look, view.sections[k].cells))
+        else:
+            image = see.moved(view.sections[k].image, by)
+            others.append(Shown(image, view.sections[k].look, spotter.cells(image)))
+    return others[0], here, others[-1]
+
+
+def _doubt(trio: tuple[Shown, Shown, Shown]) -> NDArray[np.float32]:
+    """How likely something is wrong in each place of spotter.PLACE pixels: (y/16, x/16)."""
+    units = [(shown.cells - np.float32(shown.look.grey)) / np.float32(shown.look.contrast) for shown in trio]
+    return spotter.doubt(*units)
+
+
+def _doubtful(doubt: NDArray[np.float32], t: Thresholds) -> Mask:
+    """Places that one should look at."""
+    doubtful = np.zeros(doubt.shape, bool)
+    for window, part in see.parts(doubt > t.doubt, doubt > BESIDE, 1):
+        if doubt[window][part].sum() >= t.doubts:
+            doubtful[window] |= part
+    return doubtful
+
+
+def _looked(trio: tuple[Shown, Shown, Shown], doubtful: Mask) -> NDArray[np.float32]:
+    """The chances of each class but the first; 0 where nobody looked. Each group of places is looked at by itself."""
+    h, w = trio[1].image.shape
+    chances = np.zeros((len(spotter.CLASSES) - 1, h, w), np.float32)
+    images = [spotter.whole(shown.image) for shown in trio]
+    for (ys, xs), part in see.parts(doubtful, doubtful, 1):
+        rows, columns = (
+            slice(max(0, s.start - CONTEXT) * spotter.PLACE, min(n, s.stop + CONTEXT) * spotter.PLACE)
+            for s, n in zip((ys, xs), doubtful.shape, strict=True)
+        )
+        found = spotter.see(*(unit(image[rows, columns], s.look) for image, s in zip(images, trio, strict=True)))[1:]
+        inside = np.zeros(doubtful.shape, bool)
+        inside[ys, xs] = part
+        inside = np.kron(inside, np.ones((spotter.PLACE, spotter.PLACE), bool))[rows, columns]
+        ny, nx = min(h, rows.stop) - rows.start, min(w, columns.stop) - columns.start
+        here = chances[:, rows.start : rows.start + ny, columns.start : columns.start + nx]
+        np.copyto(here, found[:, :ny, :nx], where=inside[:ny, :nx])
+    return chances
 
 
 def _holes(view: View, z: int, fit: Sequence[bool]) -> Finding | None:
     """Squares of one value that are tissue in a neighbour."""
-    t, empty = view.t, view.empty[z]
+    t, empty = view.t, view.sections[z].empty
     before, after = view.around(z, fit)
-    near = [view.empty[k] for k in (*before[:1], *after[:1])]
+    near = [view.sections[k].empty for k in (*before[:1], *after[:1])]
     if not near or empty.mean() < t.flat_least:
         return None
     fresh = empty & ~np.logical_or.reduce(near)
@@ -65,81 +133,56 @@ def _holes(view: View, z: int, fit: Sequence[bool]) -> Finding | None:
     if not mask.any():
         return None
     share = float(mask.mean())
-    grey = float(np.median(view.stack[z][mask]))
+    grey = float(np.median(view.sections[z].image[mask]))
     return Finding(z, "missing", share / t.flat_least, f"{share:.0%} of the tile is one grey value ({grey:.0f})", mask)
 
 
-def _dark_or_bright(
-    view: View, z: int, here: Image, others: list[Image], kept: Mask, factor: float
-) -> Iterator[Finding]:
-    t, found = view.t, list[Finding | None]()
-    for sign, limit in ((1, t.dark * factor), (-1, t.bright * factor)):
-        dark = sign * here  # what is bright is dark in the negative
-        local = see.darkest([sign * other for other in others], t.reach_px) - dark
-        all_tissue, rim = view.tails(z, sign)
-        beyond = np.minimum(local, all_tissue - dark)
-        weak = see.closed(kept & (local > t.spread) & (dark < rim), t.close_px)
-        near = see.darkest([sign * other for other in others], t.blob_reach_px)
-        rim_of_blobs = kept & (near > dark) & (dark < rim + t.fringe)
-        for window, part in see.parts(kept & (local > limit), weak, t.area_px):
-            extreme = (beyond[window] > limit) & part
-            score = max(1.0, float(np.percentile(beyond[window][part], 95)) / limit) if extreme.any() else 0.0
-            finding = _part(z, window, part, score, sign, t, here.shape)
-            if finding is not None and finding.kind == "contamination" and finding.mask is not None:
-                fringe = see.grown(finding.mask, t.fringe_px) & rim_of_blobs
-                finding = replace(finding, mask=see.closed(finding.mask | fringe, t.close_px) & kept)
-            found.append(finding)
-    yield from _merged([f for f in found if f is not None])
+def _seen(z: int, here: Shown, chances: NDArray[np.float32], t: Thresholds, factor: float) -> Iterator[Finding]:
+    """The parts that are damaged, gathered by class: one finding of a class a section."""
+    parts: dict[str, list[Part]] = {}
+    for group in (MATTER, GREY):
+        some = chances[[spotter.CLASSES.index(name) - 1 for name in group]]
+        damaged = some.sum(0)
+        mask = damaged > 0.5
+        for window, part in see.parts(mask, mask, t.least_part) if mask.any() else ():
+            amounts = some[(slice(None), *window)][:, part].sum(1)
+            kind, banded = group[int(amounts.argmax())], float(amounts[:2].sum() / amounts.sum())
+            sure = float((2 * damaged[window][part] - 1).sum())
+            length, width = see.length_and_width(part)
+            if kind in ("fold", "crack") and banded * length / max(width, 1.0) < t.elongation:
+                kind = "contamination"  # blobs that touch look like a band in places
+            parts.setdefault(kind, []).append(Part(window, part, sure, length, width))
+    for kind, some_of_it in parts.items():
+        score = max(part.sure for part in some_of_it) / (t.sure(kind) * factor)
+        if score >= 1:
+            kept = [part for part in some_of_it if part.sure >= t.alike * t.sure(kind)]
+            yield _finding(z, kind, score, kept, here)
 
 
-def _part(
-    z: int, window: tuple[slice, slice], part: Mask, score: float, sign: int, t: Thresholds, shape: tuple[int, ...]
-) -> Finding | None:
-    """score: 0 where it is no darker than tissue around: then only what is long is damage, for tissue is not."""
-    length, width = see.length_and_width(part)
-    if not score and (length < t.long_px or length / max(width, 1.0) < t.thin):
-        return None
-    score = score or length / t.long_px
-    mask = np.zeros(shape, bool)
-    mask[window] = part
-    tone = "dark" if sign > 0 else "bright"
-    if length >= t.band_px and length / max(width, 1.0) >= t.elongation:
-        kind, moved = ("fold", t.displaced_fold) if sign > 0 else ("crack", t.displaced_crack)
-        why = f"a {tone} band {{px{length:.0f}}} long and {{px{width:.0f}}} wide that no neighbour has"
-        return Finding(z, kind, score, why, see.grown(mask, round(moved * width / 2)))
-    if part.sum() < t.blob_px:
-        return None
-    why = f"a {tone} blob {{px{2 * math.sqrt(part.sum() / math.pi):.0f}}} wide that no neighbour has"
-    return Finding(z, "contamination", score, why, see.grown(mask, 2))
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A connected part of a section that looks damaged."""
+
+    window: tuple[slice, slice]
+    mask: Mask  # in the window
+    sure: float  # pixels, each counted by how sure it is
+    length: float  # px, as of a band
+    width: float
 
 
-def _merged(found: list[Finding]) -> Iterator[Finding]:
-    """One finding of a class a section: its masks together, its reason that of the largest."""
-    for kind in dict.fromkeys(f.kind for f in found):
-        same = [f for f in found if f.kind == kind and f.mask is not None]
-        largest = max(same, key=_area)
-        more = f", and {len(same) - 1} more" if len(same) > 1 else ""
-        mask = np.logical_or.reduce([f.mask for f in same if f.mask is not None])
-        yield Finding(largest.z, kind, max(f.score for f in same), largest.reason + more, mask)
-
-
-def _area(finding: Finding) -> float:
-    return float(finding.mask.sum()) if finding.mask is not None else 0.0
-
-
-def _regions(
-    view: View, z: int, here: Image, others: list[Image], kept: Mask, factor: float
-) -> Iterator[Finding]:
-    """A part of the section whose brightness is not that of both neighbours."""
-    t = view.t
-    wide: Callable[[Image], Image] = lambda image: see.blur(image, t.region_px)  # noqa: E731
-    steps = np.stack([wide(np.where(kept, here - other, 0)) for other in others])
-    agree = (steps > 0).all(0) | (steps < 0).all(0)
-    step = np.where(agree & kept, np.abs(steps).min(0), 0)
-    mask = np.zeros(here.shape, bool)
-    for window, part in see.parts(step > t.region * factor, step > t.region / 2, math.ceil(t.region_share * mask.size)):
-        mask[window] |= part
-    if mask.any():
-        score = float(np.percentile(step[mask], 95)) / t.region
+def _finding(z: int, kind: str, score: float, parts: list[Part], here: Shown) -> Finding:
+    """Their masks together; the reason is that of the largest."""
+    mask = np.zeros(here.image.shape, bool)
+    for part in parts:
+        mask[part.window] |= part.mask
+    most = max(parts, key=lambda part: part.sure)
+    more = f", and {len(parts) - 1} more" if len(parts) > 1 else ""
+    tone = "dark" if float(np.median(here.image[most.window][most.mask])) < here.look.grey else "bright"
+    if kind == "contrast":
         why = f"{mask.mean():.0%} of the tile is brighter or darker than in both neighbours"
-        yield Finding(z, "contrast", score, why, mask)
+    elif kind == "contamination":
+        across = 2 * math.sqrt(most.mask.sum() / math.pi)
+        why = f"a {tone} blob {{px{across:.0f}}} wide that no neighbour has{more}"
+    else:
+        why = f"a {tone} band {{px{most.length:.0f}}} long and {{px{most.width:.0f}}} wide that no neighbour has{more}"
+    return Finding(z, kind, score, why, see.grown(mask, MOVED.get(kind, 0)))

@@ -1,45 +1,40 @@
-"""Scan: a pass over a volume that finds damage. Tiles of blocks of sections go through the crew; out come flags.
+"""Scan: a pass over a volume that finds damage. Cells go through the crew; out come flags.
 
-A cell is one tile of the scan over BLOCK sections; it is read with the sections around that its findings depend on, one
-section at a time, and is made smaller at once: memory does not grow with the volume. Each cell writes the masks of its
-own sections, whole chunks of them; what it found is noted (`looked`), and the flags file renewed last (`flagedit`).
+What each cell has found is noted at once (`looked`); the flags file is renewed last (`flagedit`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from pipeline import intensity
 from pipeline.attempts import Attempts, OnEvent
-from pipeline.box import ZYX, Box
+from pipeline.box import ZYX
+from pipeline.cell import Task, cells
 from pipeline.crew import Crew
-from pipeline.detect import detect, margin
+from pipeline.detect import margin
 from pipeline.errors import Interrupted, UsageError
 from pipeline.files import Files, on_disk
 from pipeline.findings import beside, flag_of, joined
 from pipeline.flagedit import beyond, held, masked, renewed
 from pipeline.flagfile import folder, table
 from pipeline.flags import address, resolve
-from pipeline.look import Look, read
+from pipeline.look import Look, scan_shape
 from pipeline.looked import Looked, sights
-from pipeline.maskfile import TILE, bits, is_there, lost, open_masks, write_masks
-from pipeline.plan import Slab, runs
+from pipeline.maskfile import is_there, lost, open_masks
+from pipeline.plan import Slab
 from pipeline.site import Site
 from pipeline.thresholds import SCAN_NM, Thresholds
-from pipeline.view import Finding
 from pipeline.volume import Volume
 
-BLOCK = 48  # sections of a cell: the sections around cost half as many again
 MOST_FACTOR = 16  # of pixels that are averaged, where a volume has no coarser level
 
 
@@ -73,7 +68,7 @@ def scan(
     look = _looked_at(full, level, masks, thresholds, looked)
     _check_place(out, masks, looked, full)
     source = look.open()
-    shape = _scan_shape(source.shape, look.factor)
+    shape = scan_shape(source.shape, look.factor)
     text = _text(out, full, looked)
     array = open_masks(masks, shape, full)
     if not looked.exists:
@@ -84,10 +79,10 @@ def scan(
     look = replace(look, held=theirs, lost=frozenset(gone))
     today = sights(source, look.key, margin(thresholds))
     stale = sorted({*looked.stale(today), *(z for z in gone if z < len(today))})
-    cells = list(_cells(shape, stale, today))
-    known = {c.id for c in cells if c.id in looked.cells and not lost(array, looked.cells[c.id]["findings"])}
-    done = [looked.cells[c.id] for c in cells if c.id in known]
-    _work(look, [c for c in cells if c.id not in known], done, looked, site, tell, stopped, len(cells))
+    todo = list(cells(shape, stale, today))
+    known = {c.id for c in todo if c.id in looked.cells and not lost(array, looked.cells[c.id]["findings"])}
+    done = [looked.cells[c.id] for c in todo if c.id in known]
+    _work(look, [c for c in todo if c.id not in known], done, looked, site, tell, stopped, len(todo))
     _refuse_lost(text, theirs & lost(array, (r for r in looked.rows if r["z"] in gone)), masks, out)
     looked.settle(today, stale, done)
     found = _written(out, full, look, shape, looked)
@@ -162,62 +157,6 @@ def _looked_at(full: Volume, level: int | None, masks: str, thresholds: Threshol
         factor *= 2
     grey = (0.0, 255.0) if source.dtype == np.uint8 else looked.window or intensity.measure(source)
     return Look(full.uri, level, factor, *grey, masks, thresholds)
-
-
-def _scan_shape(shape: ZYX, factor: int) -> ZYX:
-    return shape[0], -(-shape[1] // factor), -(-shape[2] // factor)
-
-
-def _cells(shape: ZYX, stale: Sequence[int], today: Sequence[str]) -> Iterator[Slab]:
-    """Tiles of the scan over blocks of stale sections, as slabs: their write boxes are in pixels of the scan.
-
-    An id is of the place and of what the sections look like today, so that an answer of an earlier day is not taken.
-    """
-    spans = ((a, min(a + BLOCK, z1)) for z0, z1 in runs(stale) for a in range(z0, z1, BLOCK))
-    for z0, z1 in spans:
-        for cell in Box((z0, 0, 0), (z1, *shape[1:])).cells((shape[0], TILE, TILE)):
-            write = cell.with_z(z0, z1) & Box.of(shape)
-            name = f"{write} {' '.join(today[z0:z1])}"
-            yield Slab(hashlib.sha256(name.encode()).hexdigest()[:32], write, write)
-
-
-@dataclass(frozen=True)
-class Task:
-    """Looks at one cell; travels to workers."""
-
-    look: Look
-
-    def __call__(self, row: list[Any]) -> dict[str, Any]:
-        cv2.setNumThreads(1)  # the site says how many work at once
-        cell = Slab.of(row)
-        source, t = self.look.open(), self.look.thresholds
-        box = cell.write
-        deep = box.grow(margin(t), 0, 0) & Box.of(_scan_shape(source.shape, self.look.factor))
-        answer: dict[str, Any] = {"slab": cell.id, "findings": [], "jumps": [], "bytes_read": 0}
-        if min(box.shape[1:]) < t.least_px:
-            return answer
-        stack, absent = read(source, self.look, deep)
-        found, jumps = detect(stack, absent, t)
-        first, core = deep.start[0], range(box.start[0], box.stop[0])
-        here = [replace(f, z=f.z + first) for f in found if f.z + first in core]
-        write_masks(self.look, here, box)
-        answer["findings"] = [_row(f, bit, box) for f, bit in zip(here, bits(here), strict=True)]
-        answer["jumps"] = [[j.z + first, *j.move] for j in jumps if j.z + first in core]
-        answer["bytes_read"] = source.bytes_read
-        return answer
-
-
-def _row(finding: Finding, bit: int, box: Box) -> dict[str, Any]:
-    """A finding as it travels; the box (y0, y1, x0, x1) in pixels of the scan, of the mask where there is one."""
-    y0, x0 = box.start[1:]
-    part = [y0, box.stop[1], x0, box.stop[2]]
-    if finding.mask is not None:
-        ys, xs = np.flatnonzero(finding.mask.any(1)), np.flatnonzero(finding.mask.any(0))
-        part = [y0 + ys[0], y0 + ys[-1] + 1, x0 + xs[0], x0 + xs[-1] + 1]
-    return {
-        "z": finding.z, "class": finding.kind, "score": round(finding.score, 2), "reason": finding.reason,
-        "masked": finding.mask is not None, "bit": bit, "box": [int(v) for v in part],
-    }  # fmt: skip
 
 
 def _written(out: str, full: Volume, look: Look, shape: ZYX, looked: Looked) -> dict[str, Any]:

@@ -21,8 +21,7 @@ class Thresholds:
 
     # What one looks at
     window: int = 5  # sections either side: one can still tell a step of the stack from one bad section
-    smooth_px: float = 2.0  # blur under which membranes and vesicles merge, and bands of damage stay
-    reach_px: int = 9  # how far profiles wander from one section to the next: 70 nm
+    smooth_px: float = 2.0  # blur under which membranes and vesicles merge
     least_px: int = 32  # a narrower tile tells nothing
 
     # Empty places
@@ -45,28 +44,22 @@ class Thresholds:
     jump_gain: float = 0.12  # correlation must be better by this much once shifted back
     jump_corr: float = 0.25  # and must be that of neighbours
 
-    # Places in a section
-    dark: float = 0.50  # tissue: beyond all that is near in both neighbours, and all tissue around: folds, precipitate
-    bright: float = 0.50  # cracks, holes
-    alone: float = 1.5  # times that where there are neighbours on one side only: what ends or begins looks new
-    extreme: float = 0.10  # per cent of the window's pixels that lie beyond what is called all tissue
-    rim: float = 4.0  # per cent: how dark the rim of damage is at least
-    spread: float = 0.0  # the damage goes on from there as far as it is beyond the neighbours by this
-    area_px: int = 100  # of anything that is found
-    blob_px: int = 250  # of blobs, 0.016 µm²: smaller ones are specks that no tracing falls over, and there are many
-    close_px: int = 3  # gaps of a band that are bridged
-    long_px: float = 85.0  # 0.7 µm: a band so long is damage though it be no darker than membranes
-    thin: float = 6.0  # length over width of such a band
-    blob_reach_px: int = 2  # around a blob, what is darker than all so near in both neighbours belongs to it,
-    fringe: float = 0.7  # tissue: though it be less dark than the rim by this,
-    fringe_px: int = 12  # up to so far from it
-    band_px: float = 45.0  # length of a fold or crack, 0.36 µm: shorter ones are membranes cut lengthwise
-    elongation: float = 4.0  # length over width: from here on it is a fold or a crack, below a blob
-    region_px: float = 16.0  # blur under which the tissue of neighbours agrees
-    region: float = 0.80  # tissue: a part of the section that is brighter or darker than in both neighbours
-    region_share: float = 0.05  # of the tile; smaller ones are profiles
-    displaced_fold: float = 3.0  # half widths of a fold around it in which tissue was moved
-    displaced_crack: float = 5.0  # and of a crack
+    # Places in a section: where to look, and what amounts to damage: pixels, each counted by how sure the spotter is
+    # of it (1: certainly damaged, 0: as likely as not)
+    doubt: float = 0.6  # of the scout, at which one looks: all simulated damage has more,
+    doubts: float = 1.5  # places, each counted by its doubt, that are one: a twentieth of intact tissue is looked at
+    fold: float = 800.0  # simulated ones amount to 3,100 and more, intact places to 280
+    crack: float = 650.0  # 2,000; 270
+    contamination: float = 345.0  # 370; 310
+    region: float = 550.0  # of other contrast: 800; 210
+    alone: float = 1.5  # times those where there are neighbours on one side only: what ends or begins looks new
+    alike: float = 0.25  # times those: so sure must the further parts of a finding be
+    least_part: int = 60  # px: smaller ones are specks that no tracing falls over, and there are many
+    elongation: float = 5.0  # length over width, times the share that looks like a band: below it is blobs
+
+    def sure(self, kind: str) -> float:
+        """What a part of that class must amount to."""
+        return float(getattr(self, "region" if kind == "contrast" else kind))
 
     @staticmethod
     def at(sensitivity: str | float) -> Thresholds:
@@ -88,4 +81,4 @@ class Thresholds:
         return replace(plain, **{f.name: getattr(plain, f.name) / factor for f in fields(plain) if f.name in SCALED})
 
 
-SCALED = {"score", "grey", "contrast", "sharp", "noise", "streak", "dark", "bright", "region"}
+SCALED = {"score", "grey", "contrast", "sharp", "noise", "streak", "fold", "crack", "contamination", "region"}

@@ -13,7 +13,7 @@ import zarr
 from numpy.typing import NDArray
 
 from benchmarks.defects import DEFECTS
-from pipeline import scan as scanning
+from pipeline import cell
 from pipeline.box import Box
 from pipeline.detect import margin
 from pipeline.errors import FlagError, Interrupted, UsageError
@@ -162,7 +162,7 @@ def test_masks_that_were_lost_for_good_are_told(stack: NDArray[np.uint8], tmp_pa
 
 
 def test_a_scan_that_was_stopped_goes_on(stack: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scanning, "BLOCK", 8)
+    monkeypatch.setattr(cell, "DEEP", 8)
     save(tmp_path / "raw.zarr", stack[:24])
     told: list[dict[str, Any]] = []
     with pytest.raises(Interrupted, match="2 of 3 cells looked at"):
@@ -184,8 +184,8 @@ def test_a_scan_that_was_stopped_goes_on(stack: NDArray[np.uint8], tmp_path: Pat
 
 def test_of_two_findings_in_a_section_one_can_be_rejected(tmp_path: Path) -> None:
     stack = tissue(12)
-    for seed, defect in ((2, "crack"), (7, "contamination")):
-        stack[6], _ = DEFECTS[defect][0](stack[6], stack[5], 1, np.random.default_rng(seed))
+    for seed, defect, severity in ((0, "crack", 1), (7, "contamination", 2)):
+        stack[6], _ = DEFECTS[defect][0](stack[6], stack[5], severity, np.random.default_rng(seed))
     save(tmp_path / "raw.zarr", stack)
     again(tmp_path)
     both, wrote = flagged_in(tmp_path, 6), masks(tmp_path)[6]

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from benchmarks.defects import DEFECTS
-from pipeline import scan as scanning
+from pipeline import cell
 from pipeline.box import Box
 from pipeline.cli import cli
 from pipeline.config import load as load_config
@@ -85,7 +85,8 @@ def test_how_the_sections_are_cut_does_not_matter(damaged: NDArray[np.uint8], tm
     uri = save(tmp_path / "raw.zarr", long)
     scan(uri, str(tmp_path / "one.csv"), masks=str(tmp_path / "masks.zarr"))
     (tmp_path / "masks.zarr").rename(tmp_path / "before.zarr")
-    monkeypatch.setattr(scanning, "BLOCK", 7)
+    monkeypatch.setattr(cell, "DEEP", 7)
+    monkeypatch.setattr(cell, "BLOCK", 3)
     found = scan(uri, str(tmp_path / "many.csv"), masks=str(tmp_path / "masks.zarr"))
     assert found["cells"] == 6
     assert (tmp_path / "one.csv").read_text() == (tmp_path / "many.csv").read_text()
