@@ -93,7 +93,7 @@ def _doubt(trio: tuple[Shown, Shown, Shown]) -> NDArray[np.float32]:
 def _doubtful(doubt: NDArray[np.float32], t: Thresholds) -> Mask:
     """Places that one should look at."""
     doubtful = np.zeros(doubt.shape, bool)
-    for window, part in see.parts(doubt > t.doubt, doubt > BESIDE, 1):
+    for window, part in see.parts(doubt > t.doubt, doubt > min(t.doubt, BESIDE), 1):
         if doubt[window][part].sum() >= t.doubts:
             doubtful[window] |= part
     return doubtful

@@ -81,4 +81,7 @@ class Thresholds:
         return replace(plain, **{f.name: getattr(plain, f.name) / factor for f in fields(plain) if f.name in SCALED})
 
 
-SCALED = {"score", "grey", "contrast", "sharp", "noise", "streak", "fold", "crack", "contamination", "region"}
+SCALED = {
+    "score", "grey", "contrast", "sharp", "noise", "streak",
+    "doubt", "doubts", "fold", "crack", "contamination", "region",
+}  # fmt: skip

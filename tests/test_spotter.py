@@ -69,6 +69,18 @@ def test_where_everything_is_looked_at_nothing_more_is_found(
     assert (one & all_of_it).sum() > 0.95 * (one | all_of_it).sum()
 
 
+def test_at_another_sensitivity_the_scout_is_asked_otherwise(torn: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    see = spotter.see
+    monkeypatch.setattr(spotter, "see", lambda *images: looked.append(images[1].size) or see(*images))
+    areas = []
+    for sensitivity in ("0.5", "medium", "2"):
+        detect(torn[0], [False] * len(torn[0]), Thresholds.at(sensitivity))
+        areas.append(sum(looked))
+        looked.clear()
+    assert areas[0] < areas[1] < areas[2]
+
+
 def test_threads_do_not_disturb_one_another(torn: tuple[np.ndarray, np.ndarray]) -> None:
     expected = [(f.z, f.kind, f.score) for f in found(torn[0])]
     with ThreadPoolExecutor(4) as pool:
