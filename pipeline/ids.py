@@ -30,6 +30,12 @@ def order(raw: NDArray[np.bytes_]) -> NDArray[np.int64]:
     return np.lexsort((second, first)) if (first[at[1:]] == first[at[:-1]]).any() else at
 
 
+def last_of_each(ascending: NDArray[np.bytes_]) -> NDArray[np.bool_]:
+    """(n,) of a sorted column, which are the last ones of those that equal them."""
+    both = _halves(ascending)
+    return np.append((both[1:] != both[:-1]).any(1), True)[: len(ascending)]
+
+
 class Ids:
     """A set of ids."""
 
@@ -38,13 +44,23 @@ class Ids:
 
     @staticmethod
     def of(raw: NDArray[np.bytes_]) -> Ids:
-        """Of a column in any order."""
+        """Of distinct ones, in any order."""
         return Ids(raw[order(raw)])
+
+    @staticmethod
+    def distinct(raw: NDArray[np.bytes_]) -> Ids:
+        """Of a column in which some may stand several times."""
+        ascending = raw[order(raw)]
+        return Ids(ascending[last_of_each(ascending)])
 
     @cached_property
     def _sorted_heads(self) -> NDArray[np.uint64]:
         """Made once: for a million ids that takes longer than ten thousand searches."""
         return _heads(self.raw)
+
+    @cached_property
+    def _halves(self) -> NDArray[np.uint64]:
+        return _halves(self.raw)
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -68,11 +84,27 @@ class Ids:
         """(n,) where each id of a column stands, -1 for those that are not here."""
         if not len(self.raw):
             return np.full(len(raw), -1)
-        heads, wanted = self._sorted_heads, _heads(raw)  # numbers are found faster than bytes
-        at = np.minimum(np.searchsorted(heads, wanted), len(self.raw) - 1)
-        twins = np.flatnonzero((heads[at] == wanted) & (self.raw[at] != raw))  # alike in the first half
-        at[twins] = np.minimum(np.searchsorted(self.raw, raw[twins]), len(self.raw) - 1)
-        return np.where(self.raw[at] == raw, at, -1)
+        by = np.argsort(_heads(raw))  # in their order they are found several times as fast
+        found = np.empty(len(raw), np.int64)
+        found[by] = self._at(raw[by])
+        return found
+
+    def _at(self, raw: NDArray[np.bytes_]) -> NDArray[np.int64]:
+        """`at` of ids whose first halves ascend."""
+        at = np.minimum(np.searchsorted(self._sorted_heads, _heads(raw)), len(self.raw) - 1)
+        mine, others = self._halves, _halves(raw)
+        alike = mine[at, 0] == others[:, 0]
+        same = alike & (mine[at, 1] == others[:, 1])
+        twins = np.flatnonzero(alike & ~same)  # alike in the first half
+        if len(twins):
+            at[twins] = np.minimum(np.searchsorted(self.raw, raw[twins]), len(self.raw) - 1)
+            same[twins] = (mine[at[twins]] == others[twins]).all(1)
+        return np.where(same, at, -1)
+
+
+def _halves(raw: NDArray[np.bytes_]) -> NDArray[np.uint64]:
+    """(n, 2) both halves, as they lie: whether two are equal is seen faster than of bytes."""
+    return np.ascontiguousarray(raw).view(np.uint64).reshape(-1, 2)
 
 
 def _heads(raw: NDArray[np.bytes_]) -> NDArray[np.uint64]:

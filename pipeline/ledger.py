@@ -96,8 +96,8 @@ class Ledger:
         """Ids of all records that are not retired, in sixteen bytes each."""
         if not (found := [i for i in self.loose_ids() if is_id(i)]):
             return self.packs.ids
-        loose = column(sorted(found))
-        return Ids.of(np.unique(np.concatenate([self.packs.ids.raw, loose])))
+        loose = column(found)
+        return Ids.distinct(np.concatenate([self.packs.ids.raw, loose]))
 
     def records(self) -> Iterator[tuple[str, dict[str, Any] | None]]:
         """Every finished slab's id and record; None where it cannot be trusted. Packed ones pack by pack."""

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from pipeline.failpoint import reach
 from pipeline.files import Files
-from pipeline.ids import WIDTH, Ids, order
+from pipeline.ids import WIDTH, Ids, last_of_each, order
 from pipeline.packfile import Json, Row, decode, encode, previous, read_ids, read_rows, write
 from pipeline.rows import Rows, of_pack
 
 ROWS = 8192  # of one pack, at most
+PLACES = 1 << 32  # a pack's number times this, and a row's: one number for a place, which is sorted faster than two
 FIRST = "0" * 64  # what the first pack names as the one before it
 
 
@@ -31,7 +32,7 @@ class Packs:
     def __init__(self, records: Files, fence: Callable[[], None] = lambda: None) -> None:
         self._records, self.files, self._fence = records, records / "packs", fence
         self._names: list[str] | None = None  # None: not read yet
-        self._ids, self._at = Ids(np.empty(0, f"S{WIDTH}")), np.empty((0, 2), np.int64)
+        self._ids, self._at = Ids(np.empty(0, f"S{WIDTH}")), np.empty(0, np.int64)
         self.damaged: list[str] = []  # names of those that are not what they are named after
         self._rows = lru_cache(maxsize=4)(self._read_rows)
 
@@ -46,24 +47,26 @@ class Packs:
         at = self.ids.find(slab_id)
         if at is None:
             return None
-        pack, row = (int(n) for n in self._at[at])
+        pack, row = divmod(int(self._at[at]), PLACES)
         return decode(self._rows(self._listed()[pack])[row])
 
     def records(self) -> Iterator[Json]:
         """Every record in force, in the order in which they were packed."""
-        for pack, name in enumerate(list(self._listed())):
-            rows = np.sort(self._at[self._at[:, 0] == pack, 1])
-            found = self._read_rows(name) if len(rows) else []
-            yield from (decode(found[int(row)]) for row in rows)
+        for name, at in self._in_force():
+            found = self._read_rows(name)
+            yield from (decode(found[row]) for row in at.tolist())
 
     def rows(self) -> Iterator[Rows]:
         """Every record in force, as columns, pack by pack."""
-        names = list(self._listed())
-        pack, row = self._at[np.lexsort((self._at[:, 1], self._at[:, 0]))].T
-        ends = np.searchsorted(pack, np.arange(len(names) + 1))
+        yield from (of_pack(self._raw(name), at) for name, at in self._in_force())
+
+    def _in_force(self) -> Iterator[tuple[str, NDArray[np.int64]]]:
+        """Each pack that has any, and which of its rows are records in force, ascending."""
+        names, places = list(self._listed()), np.sort(self._at)
+        ends = np.searchsorted(places, np.arange(len(names) + 1) * PLACES)
         for name, start, stop in zip(names, ends[:-1], ends[1:], strict=True):
             if start < stop:
-                yield of_pack(self._raw(name), row[start:stop])
+                yield name, places[start:stop] % PLACES
 
     def append(self, records: Iterable[Json], withdrawn: Iterable[str] = ()) -> None:
         """Add records, and take others out of force. Durable when it returns; a kill before leaves whole packs only."""
@@ -134,21 +137,17 @@ class Packs:
 
 
 def in_force(parts: Sequence[tuple[int, NDArray[np.bytes_], NDArray[np.bool_]]]) -> tuple[Ids, NDArray[np.int64]]:
-    """The ids whose last row is a record, sorted, and (pack, row) of each.
+    """The ids whose last row is a record, sorted, and the place of each: its pack times PLACES, and its row there.
 
     parts: of each pack in order its number, the ids of its rows (S16), and whether each row withdraws.
     """
     raw = np.frombuffer(b"".join(ids.tobytes() for _, ids, _ in parts), f"S{WIDTH}")
-    at = np.concatenate([np.empty((0, 2), np.int64)] + [_places(n, len(ids)) for n, ids, _ in parts])
+    at = np.concatenate([np.empty(0, np.int64)] + [n * PLACES + np.arange(len(ids)) for n, ids, _ in parts])
     gone = np.concatenate([np.empty(0, bool)] + [withdrawn for _, _, withdrawn in parts])
     by_id = order(raw)
     raw, at, gone = raw[by_id], at[by_id], gone[by_id]
-    last = np.append(raw[1:] != raw[:-1], True)[: len(raw)]  # equal ids stand in the order in which they were written
-    return Ids(raw[last & ~gone]), at[last & ~gone]
-
-
-def _places(pack: int, rows: int) -> NDArray[np.int64]:
-    return np.stack([np.full(rows, pack), np.arange(rows)], 1)
+    there = last_of_each(raw) & ~gone  # equal ids stand in the order in which they were written
+    return (Ids(raw), at) if there.all() else (Ids(raw[there]), at[there])
 
 
 def _packs(names: Sequence[str] | None) -> list[str]:

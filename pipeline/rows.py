@@ -6,15 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.box import ZYX
-from pipeline.ids import WIDTH, Ids, column
-from pipeline.packfile import LONGS, Json, Row, common, encode, told_from
+from pipeline.ids import Ids, column
+from pipeline.packfile import LONGS, Json, Row, common, encode, sixteens, table, told_from
 
 VOXELS = LONGS[2:]  # of label 1, 2, …
 
@@ -78,29 +77,28 @@ def of_records(records: Iterable[Json]) -> Rows:
 
 
 def of_pack(raw: bytes, at: NDArray[np.int64]) -> Rows:
-    """Of the bytes of a pack, the rows that stand there. They must be records."""
+    """Of the bytes of a pack, the rows that stand there, in ascending order. They must be records."""
     import pyarrow as pa
-    from pyarrow import parquet
 
-    wanted = ["slab", "z", "y", "x", *VOXELS, "rest"]
-    table = parquet.read_table(BytesIO(raw), columns=wanted, read_dictionary=["rest"], use_threads=False)
-    table = table.take(pa.array(at)).unify_dictionaries().combine_chunks()
-
-    def numbers(name: str) -> NDArray[np.int64]:
-        found: NDArray[Any] = table[name].fill_null(0).to_numpy()
-        return found.astype(np.int64)
-
-    if not len(table):
+    found = table(raw, ["slab", "z", "y", "x", *VOXELS, "rest"], ["rest"])
+    if len(at) < len(found):
+        found = found.take(pa.array(at))
+    if not len(found):
         return of_records(())
-    slab, rest = table["slab"].chunk(0), table["rest"].chunk(0)
-    ids = memoryview(slab.buffers()[1])[slab.offset * WIDTH : (slab.offset + len(slab)) * WIDTH]
+    rest = found["rest"].unify_dictionaries().combine_chunks()
+
+    def numbers(names: Iterable[str]) -> NDArray[np.int64]:
+        columns = [found[name] for name in names]
+        whole = (c.fill_null(0) if c.null_count else c for c in columns)
+        return np.stack([c.to_numpy() for c in whole], 1).astype(np.int64, copy=False)
+
     return _made(
-        np.frombuffer(bytes(ids), f"S{WIDTH}"),
-        np.stack([numbers(k) for k in "zyx"], 1),
-        np.stack([numbers(k) for k in VOXELS], 1),
+        sixteens(found["slab"]),
+        numbers("zyx"),
+        numbers(VOXELS),
         rest.indices.to_numpy().astype(np.int64),
         rest.dictionary.to_pylist(),
-        table["z"].is_null().to_numpy(),
+        found["z"].is_null().to_numpy(),
     )
 
 
