@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
 from pipeline.blend import RESTORED
 from pipeline.errors import UsageError
 from pipeline.files import Files
-from pipeline.job import plan_path, read_plan
 from pipeline.ledger import Ledger
 from pipeline.plan import Plan
+from pipeline.planfile import plan_path, read_plan
 from pipeline.store import read_attrs
 
 Json = dict[str, Any]
+EDGE = 1 << 20  # bytes of a log in which its run's begin, or end, is looked for
 
 
 def account(out: str, run: str = "") -> Json:
@@ -58,6 +60,10 @@ def events(files: Files, about: str = "") -> list[Json]:
     """
     parts = [n for n in files.names() or () if n.startswith("log.") and n.endswith(".jsonl")]
     lines = [line for part in sorted(parts) for line in (files.read(part) or b"").splitlines()]
+    return _parsed(lines, about)
+
+
+def _parsed(lines: Iterable[bytes], about: str) -> list[Json]:
     words = about.encode()
     return [json.loads(line) for line in lines if words in line and line.startswith(b"{") and line.endswith(b"}")]
 
@@ -67,13 +73,24 @@ def foreseen(out: str) -> Json | None:
     seconds. None where nothing was measured beforehand, or nothing done; `took_s` is null where it has not ended."""
     runs = Files(out) / "zmend/runs"
     for name in sorted(runs.names() or (), reverse=True):
-        began = next((e for e in events(runs / name, '"forecast"') if e.get("kind") == "begin" and e.get("todo")), None)
-        if began is not None:
-            ended = next((e for e in events(runs / name, '"seconds"') if e.get("kind") == "end"), None)
+        began = _edge(runs / name, "begin")
+        if began is not None and began.get("todo") and "forecast" in began:
+            ended = _edge(runs / name, "end", last=True)
             said, took_s = began["forecast"], ended and ended["seconds"]
             known = {k: said[k] for k in ("wall_s", "low_s", "high_s", "worker_hours")}
             return {"run": name, **known, "took_s": took_s} if known["wall_s"] is not None else None
     return None
+
+
+def _edge(files: Files, kind: str, *, last: bool = False) -> Json | None:
+    """The event of a kind near the beginning of a run's log, or near its end: in between a million slabs are told."""
+    parts = sorted(n for n in files.names() or () if n.startswith("log.") and n.endswith(".jsonl"))
+    if not parts:
+        return None
+    start = max(0, stored.size - EDGE) if last and (stored := files.stat(parts[-1])) else 0
+    raw = files.read(parts[-1], start) if last else files.read(parts[0], 0, EDGE)
+    found = [e for e in _parsed((raw or b"").splitlines(), f'"kind": "{kind}"') if e["kind"] == kind]
+    return found[-1 if last else 0] if found else None
 
 
 def _iso(time: str) -> str:

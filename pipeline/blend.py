@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from pipeline.recipe import GREY_PER_COUNT
 
@@ -39,6 +38,8 @@ def seat(prediction: F32, source: F32, unknown: Mask, feather_px: int) -> tuple[
     band = np.zeros_like(unknown)
     if feather_px == 0 or unknown.all() or not unknown.any():
         return prediction, band
+    from scipy import ndimage  # a fifth of a second, for which those who only look at a store need not wait
+
     depth = ndimage.distance_transform_edt(unknown)  # px from the nearest known pixel
     band = unknown & (depth <= feather_px)
     known = (~unknown).astype(np.float32)
@@ -51,6 +52,8 @@ def seat(prediction: F32, source: F32, unknown: Mask, feather_px: int) -> tuple[
 
 
 def _smooth(image: F32) -> F32:
+    from scipy import ndimage
+
     out: F32 = ndimage.gaussian_filter(image, SIGMA, truncate=TRUNCATE, mode="nearest", output=np.float32)
     return out
 

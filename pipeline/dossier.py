@@ -14,10 +14,11 @@ from pipeline.check import first
 from pipeline.errors import UsageError, VolumeError, ZmendError
 from pipeline.files import Files
 from pipeline.flags import flagged
-from pipeline.job import current_plan, open_job
+from pipeline.job import open_job
 from pipeline.ledger import Ledger
 from pipeline.merge import read_merge
 from pipeline.plan import Plan, Slab
+from pipeline.planfile import current_plan
 from pipeline.review import read as reviews
 from pipeline.slab import Job, look
 from pipeline.store import made_arrays, open_merged

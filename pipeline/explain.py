@@ -16,9 +16,10 @@ from pipeline.box import Box
 from pipeline.errors import ZmendError
 from pipeline.flags import Flags
 from pipeline.ids import Ids
-from pipeline.job import Proposal, bound, current_plan, plan_path, read_flags, read_plan
+from pipeline.job import Proposal, bound, read_flags
 from pipeline.ledger import Ledger
 from pipeline.plan import Plan, Slab
+from pipeline.planfile import current_plan, plan_path, read_plan
 from pipeline.recipe import reseeded
 from pipeline.store import has_uncertainty, is_store, open_labels, open_overlay, open_uncertainty
 

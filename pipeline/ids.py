@@ -47,11 +47,10 @@ class Ids:
         """Of distinct ones, in any order."""
         return Ids(raw[order(raw)])
 
-    @staticmethod
-    def distinct(raw: NDArray[np.bytes_]) -> Ids:
-        """Of a column in which some may stand several times."""
-        ascending = raw[order(raw)]
-        return Ids(ascending[last_of_each(ascending)])
+    def plus(self, raw: NDArray[np.bytes_]) -> Ids:
+        """These, and those of a column of distinct ones; quick where it holds few."""
+        new = Ids.of(raw[self.at(raw) < 0])
+        return Ids(np.insert(self.raw, np.searchsorted(self.raw, new.raw), new.raw)) if new else self
 
     @cached_property
     def _sorted_heads(self) -> NDArray[np.uint64]:

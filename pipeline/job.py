@@ -6,14 +6,10 @@ zmend/plans/<hash>.json and zmend/flags/<digest>.csv.
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
-from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,12 +20,13 @@ from pipeline.box import ZYX, Box
 from pipeline.config import Config
 from pipeline.cost import Load
 from pipeline.errors import ConfigError, InputError, PlanChangedError, RestorerError
-from pipeline.files import Files, split
+from pipeline.files import Files
 from pipeline.flags import Flag, Flags, address, mask_window, meant, upsample
 from pipeline.intensity import measure
 from pipeline.ledger import Ledger
 from pipeline.merge import check_mergeable
-from pipeline.plan import Geometry, Plan, hashed, make
+from pipeline.plan import Geometry, Plan, make
+from pipeline.planfile import dump, plan_path, read_plan
 from pipeline.recipe import Recipe, digest, reseeded
 from pipeline.restorer import Needs, Restorer, load, proven
 from pipeline.selftest import CPU, OnDevice
@@ -316,80 +313,6 @@ def read_flags(out: str, plan: Plan, shape: ZYX) -> Flags:
     return flagfile.load(files.at(key), shape=shape, none_is_fine=True)
 
 
-def plan_path(out: str, plan_hash: str) -> str:
-    """Where the store keeps a plan."""
-    return f"{out}/zmend/plans/{plan_hash}.json"
-
-
-def dump(plan: Plan) -> bytes:
-    """A plan file: JSON, one slab a line, so that people can read and compare two."""
-    text = BytesIO()  # which, unlike a bytearray, is not copied to become bytes: a million slabs are 120 MB
-    text.write(json.dumps({"hash": plan.hash, **plan.header}, indent=1)[:-2].encode() + SLABS)
-    for n, line in enumerate(plan.slabs.lines()):
-        text.write((f",\n{line}" if n else line).encode())
-    text.write(END)
-    return text.getvalue()
-
-
-AT_ONCE = 1 << 22  # bytes of rows
-SLABS, END = b',\n "slabs": [\n', b"\n]}\n"
-
-
-def _parts(raw: bytes) -> tuple[dict[str, Any], Iterator[bytes]]:
-    """A plan file's head, and the slabs' rows as JSON, thousands at once: a million would take gigabytes."""
-    at, end = raw.find(SLABS), len(raw) - len(END)
-    if at < 0 or raw[end:] != END:  # somebody laid it out anew
-        body = json.loads(raw)
-        rows = [json.dumps(row).encode() for row in body.pop("slabs")]
-        return body, iter([b",\n".join(rows)] if rows else [])
-    return json.loads(raw[:at] + b"}"), _lines(raw, at + len(SLABS), end)
-
-
-def _lines(raw: bytes, at: int, end: int) -> Iterator[bytes]:
-    while at < end:
-        stop = raw.find(b",\n", min(at + AT_ONCE, end), end)
-        stop = end if stop < 0 else stop
-        yield raw[at:stop]
-        at = stop + 2
-
-
-def read_plan(path: str | Path, *, slabs: bool = True) -> Plan:
-    """Read a plan file. Raises PlanChangedError if the file does not hash to what it says.
-
-    slabs: whether they are wanted; a worker, who is sent its own, spares the time and the room.
-    """
-    files, key = split(str(path))
-    try:
-        if (raw := files.read(key)) is None:
-            raise FileNotFoundError("there is no such file")
-        head, lines = _parts(raw)
-        said = head.pop("hash")
-        parts = [Slabs.of(())]
-
-        def compact() -> Iterator[str]:
-            for some in lines:
-                parts.extend([Slabs.parse(some)] if slabs else [])
-                yield some.translate(None, b" \n").decode()
-
-        found = hashed(head, compact())
-        plan = Plan(head, Slabs.joined(parts), found)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as e:
-        raise PlanChangedError(
-            "this is no plan",
-            where=str(path),
-            why=f"{type(e).__name__}: {e}",
-            do="make one: zmend plan zmend.yaml --out plan.json",
-        ) from e
-    if plan.hash != said:
-        raise PlanChangedError(
-            "the plan file was edited",
-            where=str(path),
-            why=f"it says {said[:12]}, its content is {plan.hash[:12]}",
-            do="edit zmend.yaml or the flags instead, and plan again",
-        )
-    return plan
-
-
 def changes(before: Plan, now: Plan) -> list[str]:
     """What differs between a reviewed plan and the present one, in words."""
     named = {"volume": ("source", "fingerprint"), "flags": ("flags", "digest")}
@@ -502,18 +425,3 @@ def read_mask(uri: str, shape: ZYX, box: Box) -> NDArray[np.bool_]:
     """The mask over `box`, (z, y, x) bool, a coarser mask repeated to full resolution."""
     coarse, factors = _mask_box(uri, shape, box)
     return upsample(meant(uri, _mask(uri).read(coarse)), factors, box)
-
-
-def current_plan(out: str) -> Plan:
-    """The plan whose records are in force. Raises PlanChangedError if there is none."""
-    head = read_attrs(out).get("zmend", {}).get("head")
-    if head and not re.fullmatch("[0-9a-f]{64}", str(head)):
-        raise PlanChangedError(
-            "the store names no plan",
-            where=out,
-            why=f"zmend.head is {head!r}, and plans are named after their hash: its attributes were edited",
-            do="run again: the plan in force is named anew",
-        )
-    if not head:
-        raise PlanChangedError("no run has begun in this store", where=out, do="run one: zmend run zmend.yaml")
-    return read_plan(plan_path(out, head))

@@ -15,8 +15,6 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from pipeline.errors import VolumeError
 from pipeline.failpoint import reach
 from pipeline.files import Files
@@ -94,10 +92,7 @@ class Ledger:
 
     def done(self) -> Ids:
         """Ids of all records that are not retired, in sixteen bytes each."""
-        if not (found := [i for i in self.loose_ids() if is_id(i)]):
-            return self.packs.ids
-        loose = column(found)
-        return Ids.distinct(np.concatenate([self.packs.ids.raw, loose]))
+        return self.packs.ids.plus(column(sorted(i for i in self.loose_ids() if is_id(i))))
 
     def records(self) -> Iterator[tuple[str, dict[str, Any] | None]]:
         """Every finished slab's id and record; None where it cannot be trusted. Packed ones pack by pack."""

@@ -71,13 +71,13 @@ class Plan:
 
     def __post_init__(self) -> None:
         if not self.hash:
-            object.__setattr__(self, "hash", hashed(self.header, self.slabs.lines((",", ":"))))
+            object.__setattr__(self, "hash", hashed(self.header, self.slabs.blocks("", ",")))
 
 
 def hashed(header: dict[str, Any], rows: Iterable[str]) -> str:
     """sha256 of a plan, as `recipe.digest` would make it of header and rows in one document, without making that.
 
-    rows: each slab's as JSON without spaces.
+    rows: of the slabs as JSON without spaces; those that come in one text are joined by commas.
     """
     # Where the files lie is not what they are: a moved volume is the same plan.
     strip = {k: {n: v for n, v in header[k].items() if n not in ("uri", "path")} for k in ("source", "flags")}

@@ -15,12 +15,13 @@ from pipeline.clone import Clone
 from pipeline.errors import PlanChangedError, VerdictError
 from pipeline.files import Files
 from pipeline.force import erase, retire, survey
-from pipeline.job import current_plan, open_job
+from pipeline.job import open_job
 from pipeline.kept import Kept
 from pipeline.ledger import Ledger, sweep
 from pipeline.lock import StoreLock
 from pipeline.merge import check_mergeable, forget_merge, merge
 from pipeline.plan import Plan, Slab
+from pipeline.planfile import current_plan
 from pipeline.review import REJECTED, left_by_review
 from pipeline.runlog import RunLog, new_name
 from pipeline.seal import Seal

@@ -24,12 +24,13 @@ from pipeline.errors import RevertError, UsageError
 from pipeline.files import Files
 from pipeline.force import Survey, erase, retire, survey
 from pipeline.ids import Ids
-from pipeline.job import current_plan, empty, keep_plan, of_source, open_job, plan_path, read_plan
+from pipeline.job import empty, keep_plan, of_source, open_job
 from pipeline.kept import Kept
 from pipeline.ledger import Ledger, sweep
 from pipeline.lock import StoreLock
 from pipeline.merge import forget_merge, merge, read_merge
 from pipeline.plan import Plan
+from pipeline.planfile import current_plan, plan_path, read_plan
 from pipeline.runlog import RunLog, new_name
 from pipeline.seal import Seal
 from pipeline.slab import Job, look

@@ -127,7 +127,7 @@ def run(
         lock.held()
         if key is not None:
             signature.sign(out, key)
-        summary = summarise(plan, ledger, run_id, out, moved, time.perf_counter() - began)
+        summary = summarise(plan.hash, plan.slabs.ids, ledger, run_id, out, moved, time.perf_counter() - began)
         tell({"kind": "end", **summary})
     return summary
 

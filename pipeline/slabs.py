@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pipeline.box import Box
 from pipeline.ids import WIDTH, Ids, column, order
 
 TOGETHER = 4096  # slabs that are made at once when one goes through them
+JSON_ROW = f'["%s", {", ".join(["[%d, %d, %d]"] * 4)}]'
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +59,23 @@ class Slabs(Sequence[Slab]):
         return Slabs(np.concatenate([p.ids for p in parts]), np.concatenate([p.boxes for p in parts]))
 
     @staticmethod
-    def parse(lines: bytes) -> Slabs:
-        """Of what `lines` makes, joined by commas and line feeds. It is not checked whether brackets are where they
-        should be: who must know that compares hashes. Raises ValueError for what cannot be rows.
+    def parse(rows: bytes) -> Slabs:
+        """Of what `blocks("", ",")` makes. It is not checked whether brackets are where they should be: who must know
+        that compares hashes. Raises ValueError for what cannot be rows.
         """
-        from pyarrow import csv, int32, string
+        from pyarrow import csv, int32
 
-        names = ["id", *(f"{n:02}" for n in range(12)), "end"]
-        bare = BytesIO(lines.translate(None, b'[]" ') + b",")  # a comma ends each row but the last
-        types = {"id": string(), **dict.fromkeys(names[1:13], int32()), "end": string()}
+        names = [f"{n:02}" for n in range(12)]
+        types = {"column_types": dict.fromkeys(names, int32()), "include_columns": names, "null_values": []}
         table = csv.read_csv(
-            bare,
-            csv.ReadOptions(use_threads=False, column_names=names),
-            convert_options=csv.ConvertOptions(column_types=types, null_values=[], strings_can_be_null=False),
-        ).combine_chunks()
-        boxes = np.stack([table[n].to_numpy() for n in names[1:13]], 1)
-        return Slabs(_sixteens(table["id"].to_pylist()), boxes)
+            BytesIO(rows.replace(b"]],[", b"\n").translate(None, b'[]"')),
+            csv.ReadOptions(use_threads=False, column_names=["id", *names]),
+            convert_options=csv.ConvertOptions(**types),
+        )
+        ids = ids_in(rows)
+        if len(ids) != len(table):
+            raise ValueError(f"{len(ids)} ids in {len(table)} rows")
+        return Slabs(ids, np.stack([table[n].to_numpy() for n in names], 1))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -121,10 +122,14 @@ class Slabs(Sequence[Slab]):
             for i, b in enumerate(boxes):
                 yield [text[32 * i : 32 * i + 32], b[0:3], b[3:6], b[6:9], b[9:12]]
 
-    def lines(self, separators: tuple[str, str] = (", ", ": ")) -> Iterator[str]:
-        """Each slab's row as JSON."""
-        encode = json.JSONEncoder(separators=separators).encode
-        return map(encode, self.rows())
+    def blocks(self, space: str = " ", between: str = ",\n") -> Iterator[str]:
+        """Each slab's row as JSON, thousands of rows in one text. space: after commas; between: what joins rows."""
+        row = JSON_ROW.replace(" ", space)
+        for start in range(0, len(self), TOGETHER):
+            ids, boxes = self.ids[start : start + TOGETHER], self.boxes[start : start + TOGETHER]
+            cells = np.empty((len(ids), 13), object)
+            cells[:, 0], cells[:, 1:] = list(Ids(ids)), boxes
+            yield between.join([row] * len(ids)) % tuple(cells.ravel().tolist())  # thrice as fast as an encoder
 
     def but(self, done: Ids) -> Slabs:
         """Those that are not done."""
@@ -148,6 +153,16 @@ class Columns:
         """All of them."""
         boxes = np.frombuffer(self._boxes, np.int32) if self._boxes else np.empty(0, np.int32)
         return Slabs(np.frombuffer(bytes(self._ids), f"S{WIDTH}"), boxes.reshape(-1, 12))
+
+
+def ids_in(lines: bytes) -> NDArray[np.bytes_]:
+    """(n,) S16, the ids of what `blocks` makes, without looking at the boxes. Raises ValueError for what has none."""
+    text = np.frombuffer(lines, np.uint8)
+    quotes = np.flatnonzero(text == ord('"'))
+    first, last = quotes[::2] + 1, quotes[1::2]
+    if len(first) != len(last) or (last - first != 2 * WIDTH).any():
+        raise ValueError("an id has not 32 digits")
+    return column([text[first[:, None] + np.arange(2 * WIDTH)].tobytes().decode()])
 
 
 def _sixteens(ids: Sequence[str]) -> NDArray[np.bytes_]:

@@ -14,9 +14,10 @@ from pipeline.check import first
 from pipeline.errors import UsageError, VolumeError, ZmendError
 from pipeline.files import Files
 from pipeline.flags import flagged
-from pipeline.job import current_plan, made_as, open_job
+from pipeline.job import made_as, open_job
 from pipeline.ledger import Ledger
 from pipeline.plan import Plan, Slab
+from pipeline.planfile import current_plan
 from pipeline.recipe import GREY_PER_COUNT
 from pipeline.slab import Job, look
 from pipeline.store import open_merged

@@ -9,25 +9,29 @@ from collections import Counter
 from importlib import metadata
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.blend import RESTORED, UNCERTAIN
 from pipeline.certificate import brief
 from pipeline.files import Files
 from pipeline.ids import Ids
-from pipeline.job import current_plan
 from pipeline.ledger import Ledger
 from pipeline.lock import holder
 from pipeline.merge import read_merge
-from pipeline.plan import Plan
+from pipeline.planfile import current_path, read_ids
 from pipeline.review import left_by_review
 from pipeline.signature import said
 from pipeline.store import has_merged
 
 
-def summarise(plan: Plan, ledger: Ledger, run_id: str, out: str, moved: Counter[str], seconds: float) -> dict[str, Any]:
-    """The final word of a run, in a stable form."""
+def summarise(
+    plan: str, slabs: NDArray[np.bytes_], ledger: Ledger, run_id: str, out: str, moved: Counter[str], seconds: float
+) -> dict[str, Any]:
+    """The final word of a run, in a stable form. plan: its hash; slabs: (n,) S16, their ids."""
     done = quarantined = left_out = voxels = uncertain = 0
     left = Counter[tuple[int, int, str]]()  # voxels, by run of sections and reason
-    wanted = Ids.of(plan.slabs.ids)
+    wanted = Ids.of(slabs)
     others = bool((wanted.at(ledger.done().raw) < 0).any())  # a run was killed while it changed plans
     for rows in ledger.rows(lambda i: i in wanted and ledger.get(i)):  # which says what is wrong with it
         for shared, alike in (rows.of_ids(wanted) if others else rows).each_kind():
@@ -41,7 +45,7 @@ def summarise(plan: Plan, ledger: Ledger, run_id: str, out: str, moved: Counter[
                 left[(*part["z"], part["why"])] += part["voxels"] * len(alike)
     return {
         "run": run_id,
-        "slabs": len(plan.slabs),
+        "slabs": len(slabs),
         "done": done,
         "quarantined": quarantined,
         "left_out": left_out,
@@ -53,16 +57,16 @@ def summarise(plan: Plan, ledger: Ledger, run_id: str, out: str, moved: Counter[
         "bytes_written": moved["bytes_written"],
         "seconds": round(seconds, 3),
         "output": out,
-        "plan": plan.hash,
+        "plan": plan,
     }
 
 
 def status(out: str) -> dict[str, Any]:
     """How far the plan in force has come. Raises PlanChangedError where no run has begun."""
-    plan, ledger = current_plan(out), Ledger(out)
+    (plan, slabs), ledger = read_ids(current_path(out)), Ledger(out)
     began = (Files(out) / "zmend/runs").names()
-    found = summarise(plan, ledger, began[-1] if began else "", out, Counter(), 0.0)
-    waiting = len(plan.slabs) - found["done"] - found["quarantined"] - found["left_out"]
+    found = summarise(plan, slabs, ledger, began[-1] if began else "", out, Counter(), 0.0)
+    waiting = len(slabs) - found["done"] - found["quarantined"] - found["left_out"]
     not_told = ("bytes_read", "bytes_written", "seconds")
     return {
         **{k: v for k, v in found.items() if k not in not_told},

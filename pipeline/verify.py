@@ -22,8 +22,9 @@ from pipeline import digests, identity, lineage, signature
 from pipeline.check import Check, answer, first
 from pipeline.errors import PlanChangedError, VolumeError
 from pipeline.files import Files
-from pipeline.job import current_plan, open_job
+from pipeline.job import open_job
 from pipeline.merge import read_merge
+from pipeline.planfile import current_plan
 from pipeline.replay import certified, replay_slabs
 from pipeline.slab import Job
 from pipeline.store import has_uncertainty, misdescribed, open_merged, read_attrs

@@ -16,9 +16,10 @@ from typing import Any
 
 from pipeline.errors import UnfitError, UsageError
 from pipeline.files import Files, on_disk
-from pipeline.job import current_plan, read_flags
+from pipeline.job import read_flags
 from pipeline.ome import Json, Voxel
 from pipeline.plan import Plan
+from pipeline.planfile import current_plan
 from pipeline.scene import LISTED, Parts, address, centre, dimensions, scene, shown
 from pipeline.store import LABELS, OVERLAY, UNCERTAINTY, has_uncertainty
 from pipeline.volume import Volume

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from pipeline.account import foreseen
 from pipeline.cost import Load, Rates, cost
 from pipeline.job import propose
 from pipeline.ledger import Ledger
@@ -144,3 +146,18 @@ def test_rates_come_back_from_json_and_nonsense_does_not() -> None:
     for bad in ({"call_s": {"1": 2}, "start_s": -1}, {"call_s": {"1": 2}, "start_s": float("nan")}):
         with pytest.raises(ValueError, match="no number of seconds"):
             Rates.of(bad)
+
+
+def test_of_a_long_log_only_both_ends_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.account.EDGE", 4096)
+    said = {"wall_s": 60.0, "low_s": 50.0, "high_s": 70.0, "worker_hours": 0.1}
+    slab = json.dumps({"kind": "slab", "seconds": [1, 2], "note": '"kind": "end"'}) + "\n"
+    for name, todo, ended in (("a", 9, True), ("b", 9, False), ("c", 0, True)):
+        (folder := tmp_path / "zmend/runs" / name).mkdir(parents=True)
+        begin = json.dumps({"kind": "begin", "todo": todo, "forecast": said})
+        middle = "not JSON, and never read {end}\n".replace("end", '"kind": "end"') * 500
+        end = json.dumps({"kind": "end", "seconds": 64.5}) + "\n" if ended else ""
+        (folder / "log.jsonl").write_text(f"{begin}\n{slab * 99}{middle}{slab * 99}{end}")
+    assert foreseen(str(tmp_path)) == {"run": "b", **said, "took_s": None}, "c had nothing to do, b has not ended"
+    (tmp_path / "zmend/runs/b/log.jsonl").unlink()
+    assert foreseen(str(tmp_path)) == {"run": "a", **said, "took_s": 64.5}

@@ -12,7 +12,8 @@ import pytest
 from pipeline.box import Box
 from pipeline.dossier import dossier
 from pipeline.errors import UsageError
-from pipeline.job import current_plan, propose
+from pipeline.job import propose
+from pipeline.planfile import current_plan
 from pipeline.revert import revert
 from pipeline.run import run
 from pipeline.verdicts import read as read_verdicts

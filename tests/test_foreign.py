@@ -18,7 +18,8 @@ from pipeline.box import Box
 from pipeline.config import load
 from pipeline.errors import UsageError, VolumeError
 from pipeline.files import Files
-from pipeline.job import current_plan, propose
+from pipeline.job import propose
+from pipeline.planfile import current_plan
 from pipeline.remerge import remerge
 from pipeline.report import report
 from pipeline.run import run

@@ -282,6 +282,10 @@ def test_ids_are_found_as_sets_find_them() -> None:
     twins = Ids.of(column([f"{7:016x}{n:016x}" for n in range(9)]))
     assert list(twins.at(column([f"{7:016x}{n:016x}" for n in (8, 3, 9)]))) == [8, 3, -1], "alike in the first half"
     assert list(Ids.of(column([])).at(column(some[:3]))) == [-1, -1, -1]
+    more = [*some[:4], *(f"{7:016x}{n:016x}" for n in (11, 4, 20)), sha(700)[:32]]
+    assert list(twins.plus(column(more))) == sorted({*twins, *more})
+    assert twins.plus(column(list(twins)[:2])) is twins
+    assert list(Ids.of(column([])).plus(column(more))) == sorted(more)
 
 
 @pytest.mark.slow

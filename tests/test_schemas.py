@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator, ValidationError
 from pipeline.cli import cli
 from pipeline.cli import view as viewing
 from pipeline.documents import VERBS, schema
-from pipeline.job import current_plan
+from pipeline.planfile import current_plan
 from tests.jobs import ENSEMBLE, Job, build
 
 HANDED_OVER = {"train", "evaluate"}  # write JSON into files of their own

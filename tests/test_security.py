@@ -11,9 +11,9 @@ import pytest
 
 from pipeline.errors import PlanChangedError, VolumeError
 from pipeline.files import Files
-from pipeline.job import current_plan
 from pipeline.layout import parse_layout
 from pipeline.lock import StoreLock
+from pipeline.planfile import current_plan
 from pipeline.volume import Volume
 from tests import golden
 from tests.jobs import ROOT, build, command, tree

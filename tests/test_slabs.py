@@ -9,10 +9,11 @@ import pytest
 
 from pipeline.errors import PlanChangedError
 from pipeline.ids import Ids, column
-from pipeline.job import dump, propose, read_plan
+from pipeline.job import propose
 from pipeline.plan import Box, Plan, Slab
+from pipeline.planfile import dump, read_ids, read_plan
 from pipeline.recipe import digest
-from pipeline.slabs import TOGETHER, Slabs
+from pipeline.slabs import TOGETHER, Slabs, ids_in
 from tests.jobs import build
 
 
@@ -25,7 +26,9 @@ def test_what_goes_in_comes_out(n: int) -> None:
     slabs = Slabs.of(iter(some(n)))
     assert len(slabs) == n
     assert list(slabs) == some(n)
-    assert [json.loads(line) for line in slabs.lines()] == json.loads(json.dumps([s.row() for s in some(n)]))
+    rows = json.dumps([s.row() for s in some(n)])
+    assert f"[{', '.join(slabs.blocks(between=', '))}]" == rows, "as an encoder writes it"
+    assert ",".join(slabs.blocks("", ",")) == rows[1:-1].replace(" ", "")
     assert slabs == Slabs.of(some(n))
     assert slabs != Slabs.of(some(n + 1))
 
@@ -53,6 +56,15 @@ def test_what_is_no_id_is_refused() -> None:
         Slabs.of([Slab("ab", Box((0, 0, 0), (1, 1, 1)), Box((0, 0, 0), (1, 1, 1)))])
 
 
+def test_ids_are_told_without_the_boxes() -> None:
+    rows = next(Slabs.of(some(3)).blocks("", ",")).encode()
+    assert ids_in(rows).tolist() == Slabs.of(some(3)).ids.tolist()
+    assert not len(ids_in(b""))
+    for wrong in (b'["ab",[0,0,0]]', rows[:-60] + b'"', rows.replace(b"0", b"x")):
+        with pytest.raises(ValueError, match="an id has not 32 digits|fromhex"):
+            ids_in(wrong)
+
+
 def test_a_plan_hashes_as_one_document(tmp_path: Path) -> None:
     plan = propose(build(tmp_path).load()).plan
     strip = {k: {n: v for n, v in plan.header[k].items() if n not in ("uri", "path")} for k in ("source", "flags")}
@@ -70,6 +82,8 @@ def test_a_plan_file_is_json_and_reads_back_whole_or_without_slabs(tmp_path: Pat
     assert (read_plan(path).hash, read_plan(path).slabs) == (plan.hash, plan.slabs)
     bare = read_plan(path, slabs=False)
     assert (bare.hash, len(bare.slabs)) == (plan.hash, 0)
+    named, ids = read_ids(path)
+    assert (named, ids.tolist()) == (plan.hash, plan.slabs.ids.tolist())
     path.write_text(json.dumps(body))  # laid out anew, by hand or by a tool
     assert (read_plan(path).hash, read_plan(path).slabs) == (plan.hash, plan.slabs)
     body["slabs"][0][1][0] += 1

@@ -22,10 +22,11 @@ from pipeline import selftest, worker
 from pipeline import slab as slab_module
 from pipeline.cluster import connect, threads_per_worker
 from pipeline.errors import PlanChangedError, StoreLockedError, UnfitError, UnfitWorkerError
-from pipeline.job import install, make_store, plan_path, propose
+from pipeline.job import install, make_store, propose
 from pipeline.ledger import Ledger
 from pipeline.lock import StoreLock
 from pipeline.plan import Plan, bytes_in_hand, bytes_of_restorer
+from pipeline.planfile import plan_path
 from pipeline.recipe import Recipe
 from pipeline.restorer import Needs, load
 from pipeline.run import run

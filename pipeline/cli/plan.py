@@ -72,7 +72,8 @@ def plan(
     assert config is not None
     from pathlib import Path
 
-    from pipeline.job import dump, propose
+    from pipeline.job import propose
+    from pipeline.planfile import dump
 
     made = propose(config_of(config, site))
     target = Path(out or Path(config).with_suffix(".plan.json"))

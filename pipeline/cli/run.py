@@ -67,7 +67,8 @@ def run(
     Ctrl-C finishes the slabs in hand and stops (exit 75); a second Ctrl-C stops at once. Either can be resumed.
     """
     from pipeline import show
-    from pipeline.job import changes, propose, read_plan
+    from pipeline.job import changes, propose
+    from pipeline.planfile import read_plan
 
     both_or_neither(only, verdicts)
     if revert is not None or slab:

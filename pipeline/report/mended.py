@@ -12,9 +12,10 @@ from pipeline.blend import LEFT, RESTORED, UNCERTAIN
 from pipeline.errors import VolumeError
 from pipeline.files import Files
 from pipeline.flags import Flag
-from pipeline.job import current_plan, read_flags
+from pipeline.job import read_flags
 from pipeline.ledger import Ledger
 from pipeline.plan import Plan
+from pipeline.planfile import current_plan
 from pipeline.report import charts, history
 from pipeline.report.cards import Drawn, Painter, card
 from pipeline.report.defects import DONE, QUARANTINED, Defect, Tally, defects, sections

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline import verdicts
 from pipeline.flagfile import dump
-from pipeline.job import current_plan
+from pipeline.planfile import current_plan
 from pipeline.report import report
 from tests.jobs import ENSEMBLE, Job, build, command
 
