@@ -88,7 +88,7 @@ def _row(stage: str, folder: Path, counted: dict[str, float]) -> dict[str, Any]:
 
 
 def _restoring(folder: Path) -> tuple[float, float]:
-    from pipeline.job import current_plan
+    from pipeline.planfile import current_plan
     from pipeline.volume import Volume
 
     source, out = Volume.open(folder / "raw.zarr"), str(folder / "raw-out.zarr")
