@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 COUNTED = ("wall_s", "durable_s", "cpu_s", "read_mb", "written_mb", "peak_mb", "start_s")
@@ -101,7 +102,11 @@ def _age_s() -> float:
 
 def measured(command: Sequence[str], **asked: Any) -> dict[str, float]:
     """What `child` prints, run in a process of its own; memory is of that process and all below it."""
-    with subprocess.Popen([*command, json.dumps(asked)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with (
+        TemporaryDirectory() as aside,  # daisy leaves logs where it runs
+        subprocess.Popen([*command, json.dumps(asked)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=aside, env=env) as job,
+    ):
         peak = Peak(job.pid)
         peak.start()
         out, err = job.communicate()

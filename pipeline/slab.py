@@ -277,13 +277,13 @@ def _window(gap: Gap, scene: Scene, job: Job) -> tuple[F32, Mask]:
     box = _padded(gap.tile, job.needs).with_z(*gap.window)
     inner = box & Box.of(job.source.shape)
     margin = [(a - b, d - c) for b, a, c, d in zip(box.start, inner.start, inner.stop, box.stop, strict=True)]
-    voxels = blend.to_unit(scene.data[scene.view(box)], *job.intensity)
+    voxels = scene.data[scene.view(box)]
     known = ~scene.unknown[scene.view(box)]
     known[: gap.targets[0] - gap.window[0]] = True  # clean by construction
     known[gap.targets[1] - gap.window[0] :] = True
-    if not any(map(any, margin)):
-        return voxels, known
-    return np.pad(voxels, margin, mode="symmetric"), np.pad(known, margin, mode="symmetric")
+    if any(map(any, margin)):
+        voxels, known = (np.pad(a, margin, mode="symmetric") for a in (voxels, known))
+    return blend.to_unit(voxels, *job.intensity), known
 
 
 def _fault(gap: Gap, window: F32, known: Mask, prediction: F32) -> str:
