@@ -39,7 +39,7 @@ def main() -> None:
         measured = PARTS[name].measure()
         found = {
             "date": time.strftime("%Y-%m-%d"),
-            "command": f"python -m benchmarks {name}",
+            "command": " ".join([*_asked(name), f"python -m benchmarks {name}"]),
             "machine": f"{os.cpu_count()} CPUs, {platform.machine()}; load before it began {busy:.1f}",
             "packages": environment()["packages"] | {name: version(name) for name in PEERS},
             name: measured,
@@ -51,6 +51,11 @@ def main() -> None:
         )
         (RESULTS / f"{name}.md").write_text(text)
         sys.stdout.write(text)
+
+
+def _asked(name: str) -> list[str]:
+    """What the environment asked of a benchmark."""
+    return [f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(f"{name.upper()}_")]
 
 
 def _versions(found: dict[str, Any]) -> str:
