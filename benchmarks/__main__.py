@@ -11,7 +11,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bytes_moved, detection, end_to_end, growth, io, million, restorer, scanning, scheduling
+from benchmarks import (
+    bytes_moved,
+    cost,
+    detection,
+    end_to_end,
+    growth,
+    io,
+    million,
+    overlap,
+    restorer,
+    scanning,
+    scheduling,
+)
 from pipeline.summary import environment
 
 RESULTS = Path(__file__).parent / "results"
@@ -19,11 +31,13 @@ RESULTS = Path(__file__).parent / "results"
 
 PARTS = {
     "bytes": bytes_moved,
+    "cost": cost,
     "detection": detection,
     "end_to_end": end_to_end,
     "growth": growth,
     "io": io,
     "million": million,
+    "overlap": overlap,
     "restorer": restorer,
     "scanning": scanning,
     "scheduling": scheduling,

@@ -1,0 +1,144 @@
+"""How busy the restorer is kept: slabs read, restored and written in the lanes of one worker, and one after another.
+
+The very task of a worker, in as many threads as it has lanes, or in one. `diffusion` is the restorer that ships, on this
+machine's cores; `as a GPU` takes no core, but as long as a GPU that restores GPU_MPX_S, so that all else must keep up.
+Busy is the share of the time from the first restoration to the end of the last one in which a call of the restorer is
+under way: what an endless run would have. Rounds are interleaved; medians.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from model.restorer import DiffusionRestorer
+
+GPU_MPX_S = 60.0
+STACK = Path(os.environ.get("ZMEND_STACKS", "/nowhere")) / "vnc_stack1.npz"
+CASES: dict[str, dict[str, Any]] = {
+    "diffusion": {"restorer": "benchmarks.overlap:Diffusion", "edge": 1024, "slab_px": 512, "rounds": 1, "batch": 1},
+    "as a GPU": {"restorer": "benchmarks.overlap:Paced", "edge": 4096, "slab_px": 1024, "rounds": 3, "batch": 16},
+}
+
+
+class Clocked:
+    """Notes when a restorer is called, and for how long."""
+
+    calls: ClassVar[list[tuple[float, float]]] = []
+
+    @staticmethod
+    @contextmanager
+    def call() -> Any:
+        began = time.perf_counter()
+        yield
+        Clocked.calls.append((began, time.perf_counter()))
+
+
+class Diffusion(DiffusionRestorer):
+    """The restorer that ships."""
+
+    def restore(self, *given: Any) -> Any:
+        with Clocked.call():
+            return super().restore(*given)
+
+
+class Paced:
+    """Has the tiles and halos of the restorer that ships, and a GPU's pace; what it returns is the neighbours' mean."""
+
+    def __init__(self, **given: Any) -> None:
+        self.declared = DiffusionRestorer(voxel_nm=(47.5, 4.6, 4.6), batch=given["batch"]).needs
+
+    @property
+    def needs(self) -> Mapping[str, object]:
+        return {**self.declared, "name": "paced", "spread": False}
+
+    def restore(self, window: Any, known: Any, targets: tuple[int, int], origin: Any) -> Any:
+        tile = int(self.declared["tile"])  # type: ignore[call-overload]
+        with Clocked.call():
+            time.sleep(len(window) * tile**2 / 1e6 / GPU_MPX_S)
+        return window  # of a hidden section: what was there; no pixel is computed
+
+
+def measure() -> dict[str, Any]:
+    """Both restorers, in lanes and one after another."""
+    from pipeline.lanes import LANES
+
+    rows = []
+    for name, case in CASES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            _make(Path(folder), case["edge"])
+            found: dict[int, list[dict[str, float]]] = {LANES: [], 1: []}
+            for number in range(case["rounds"]):
+                for lanes, runs in found.items():
+                    runs.append(_run(Path(folder), case, lanes, f"{lanes}-{number}"))
+        for lanes, runs in found.items():
+            middle = {k: round(statistics.median(r[k] for r in runs), 3) for k in runs[0]}
+            rows.append({"restorer": name, "lanes": lanes, "slab_px": case["slab_px"], "rounds": len(runs), **middle})
+    return {"threads": threading.active_count() and (os.cpu_count() or 1), "gpu_mpx_s": GPU_MPX_S, "rows": rows}
+
+
+def _make(folder: Path, edge: int) -> None:
+    """Real tissue where it is at hand (ZMEND_STACKS), a phantom where it is not, tiled up."""
+    from pipeline.box import Box
+    from pipeline.phantom import phantom
+    from pipeline.volume import Volume
+
+    part = np.load(STACK)["raw"][:9] if STACK.exists() else phantom((9, 384, 384))
+    times = -(-edge // part.shape[1])
+    tissue = np.tile(part, (1, times, times))[:, :edge, :edge]
+    made = Volume.create(folder / "raw.zarr", shape=tissue.shape, dtype=np.uint8, chunks=(1, 1024, 1024), voxel_nm=(47.5, 4.6, 4.6))
+    made.write(Box.of(tissue.shape), tissue)
+    (folder / "flags.csv").write_text("4\n")
+
+
+def _run(folder: Path, case: dict[str, Any], lanes: int, name: str) -> dict[str, float]:
+    from pipeline.config import check
+    from pipeline.job import install, make_store, propose
+    from pipeline.lock import StoreLock
+    from pipeline.worker import Post, Task, bench
+
+    out = str(folder / f"{name}.zarr")
+    made = propose(check({
+        "volume": {"path": str(folder / "raw.zarr")}, "flags": str(folder / "flags.csv"),
+        "output": {"path": out, "mode": "overlay", "chunk_px": min(1024, case["slab_px"])},
+        "recipe": {"restorer": case["restorer"], "batch": case["batch"]}, "site": {"workers": 0, "slab_px": case["slab_px"]},
+    }))  # fmt: skip
+    make_store(made)
+    with StoreLock(out):
+        install(made)
+    task = Task(post := Post(out, made.plan.hash, threads=os.cpu_count() or 1), "a run")
+    bench(post)  # loaded, and tested
+    Clocked.calls.clear()
+    began = time.perf_counter()
+    with ThreadPoolExecutor(lanes) as pool:
+        voxels = sum(sum(done["voxels"].values()) for done in pool.map(task, [s.row() for s in made.plan.slabs]))
+    wall = time.perf_counter() - began
+    return busy(Clocked.calls) | {"slabs": len(made.plan.slabs), "wall_s": wall, "mpx_s": voxels / 1e6 / wall}
+
+
+def busy(calls: list[tuple[float, float]]) -> dict[str, float]:
+    """Share of the time between the first call's begin and the last one's end that calls take. They do not overlap."""
+    first, last = min(a for a, _ in calls), max(b for _, b in calls)
+    return {"busy": sum(b - a for a, b in calls) / (last - first), "restoring_s": sum(b - a for a, b in calls)}
+
+
+def table(found: dict[str, Any]) -> str:
+    """Markdown."""
+    columns = ("restorer", "lanes", "slab_px", "slabs", "rounds", "wall_s", "restoring_s", "busy", "mpx_s")
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    lines += ["| " + " | ".join(str(r[c]) for c in columns) + " |" for r in found["rows"]]
+    what = (
+        f"One process, {found['threads']} cores. Busy: of the time from the first call of the restorer to the end of the last. "
+        f"`as a GPU` sleeps as long as one of {found['gpu_mpx_s']:g} Mpx/s would work, 16 tiles in a call; the rest is real.\n\n"
+    )
+    return what + "\n".join(lines) + "\n"
