@@ -42,6 +42,7 @@ NOOPS = 64  # slabs that do nothing, to see what one costs the driver
 THREADS = 4  # of a merge
 CHUNKS = 8  # of the source, that a merge is tried with
 LINKS = 64
+MOST = 0.5  # doubt, relative: on a machine that others use too, hardly anything is sure
 
 Json = dict[str, Any]
 
@@ -58,8 +59,11 @@ def calibrate(proposal: Proposal, tell: OnEvent = lambda _: None) -> Calibration
     if not len(proposal.plan.slabs):
         do = "flag what is damaged first"
         raise InputError("there is nothing to measure with", why="the plan has no slabs", do=do)
+    began = time.perf_counter()
     with _scratch(proposal) as out:
+        made_s = time.perf_counter() - began
         trials, driver = _crew(proposal, out, tell)
+        driver["start_s"] += made_s
         merging = _merging(proposal.source, out) if proposal.config.output.mode == "volume" else {}
     return Calibration(
         _rates(trials, {**driver, **merging}, _stored(proposal.source)),
@@ -177,7 +181,7 @@ def _stored(source: Volume) -> float:
 def _rates(trials: Sequence[Json], others: Mapping[str, float], stored: float) -> Rates:
     """Medians over the workers; as doubtful as they and their rounds differ."""
     gaps = {gap: [s for t in trials for s in t["calls"][gap]] for gap in trials[0]["calls"]}
-    spread = [(max(s) - min(s)) / 2 / statistics.median(s) for s in gaps.values() if statistics.median(s) > 0]
+    spread = [statistics.pstdev(s) / statistics.median(s) for s in gaps.values() if len(s) > 1]
     one = {name: statistics.median(t[name] for t in trials) for name in trials[0] if name != "calls"}
     made = Rates({gap: statistics.median(s) for gap, s in gaps.items()}, **one, **others, stored=stored)
-    return replace(made, doubt=max([DOUBT, *spread]))
+    return replace(made, doubt=min(MOST, max([DOUBT, *spread])))

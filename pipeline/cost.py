@@ -53,8 +53,10 @@ class Rates:
     see_s_byte: float = 0.0  # hashing of what was read
     write_s_chunk: float = 0.0  # of overlay, labels and spread: one chunk each, read back and durable
     record_s: float = 0.0  # a record
+    probe_s: float = 0.0  # of a certificate's tile besides its call
+    choose_s: float = 0.0  # of the driver, to choose one
     schedule_s: float = 0.0  # of the driver, a slab
-    start_s: float = 0.0  # until workers are there
+    start_s: float = 0.0  # until the store is made and workers are there
     open_s: float = 0.0  # until a worker has loaded what it needs
     merge_s_byte: float = 0.0  # of one of the driver's threads while all are at work
     look_s_chunk: float = 0.0  # of a merge, at a chunk of overlay and labels
@@ -113,10 +115,10 @@ def cost(load: Load, rates: Rates, workers: int) -> Cost:
     best = max(restore, (restore * rates.call_cores + beside) / rates.cores, (restore + beside) / LANES) / hands * most
     fill = min(beside / load.slabs, lone - best) if load.slabs else 0.0  # the first is read, the last written, alone
     work = lone if workers == 0 else max(best + fill, load.slabs * rates.schedule_s)
-    probes = load.probe_calls * rates.call(1)
-    certificate = math.ceil(load.probe_calls / max(1, workers)) * rates.call(1) if load.probe_calls else 0.0
+    probe = rates.call(1) + rates.probe_s
+    certificate = math.ceil(load.probe_calls / max(1, workers)) * probe + load.probe_calls * rates.choose_s
     merge = _merge(load, rates) if load.merge_chunks + load.link_chunks else 0.0
-    fixed = (rates.start_s if workers else 0.0) + (rates.open_s if load.slabs or load.probe_calls else 0.0)
+    fixed = rates.start_s + rates.open_s if load.slabs or load.probe_calls else 0.0
     rest = fixed + certificate + merge
     low, high = (best if workers else lone) * (1 - rates.doubt), max(lone, work) * (1 + rates.doubt)
     return Cost(
@@ -124,7 +126,7 @@ def cost(load: Load, rates: Rates, workers: int) -> Cost:
         bytes_written=round(load.write_bytes * rates.stored),
         merge_bytes_read=round(load.merge_bytes * rates.stored),
         merge_bytes_written=round(load.merge_bytes * rates.stored),
-        worker_hours=(work * hands + probes) / 3600,
+        worker_hours=(work * hands + load.probe_calls * probe) / 3600,
         wall_s=work + rest,
         low_s=low + rest * (1 - rates.doubt),
         high_s=high + rest * (1 + rates.doubt),

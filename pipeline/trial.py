@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.box import Box
+from pipeline.certificate import measure, probes
 from pipeline.flags import Flag, Flags
 from pipeline.ledger import Ledger
 from pipeline.plan import Geometry, Slab
@@ -55,6 +56,7 @@ class Trial:
             "call_cores": min(busy, float(self.threads)),
             "cores": float(self.threads),
             "open_s": max(0.0, open_s - calls[self.gaps[0]][0]),
+            **_probing(_tiles(slab, 1, job), job, calls[min(calls)][-1]),
             **_reading(slab, job),
             **_writing(slab, job),
         }
@@ -124,6 +126,17 @@ def _seconds(work: Callable[[], object], n: int) -> list[float]:
         work()
         found.append(time.perf_counter() - began)
     return found
+
+
+def _probing(slab: Slab, job: Job, call_s: float) -> Json:
+    """Seconds of a tile of the certificate besides the restorer's call, and of choosing one."""
+    began = time.perf_counter()
+    found, _ = probes(_hidden(job, slab), 1)
+    chosen_s = time.perf_counter() - began
+    if not found:
+        return {"probe_s": 0.0, "choose_s": 0.0}
+    (took,) = _seconds(lambda: measure(found[0], job), 1)
+    return {"probe_s": max(0.0, took - call_s), "choose_s": chosen_s / len(found)}
 
 
 def _reading(slab: Slab, job: Job) -> Json:
