@@ -14,7 +14,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 GOAL = 0.2
@@ -39,17 +38,11 @@ def measure() -> dict[str, Any]:
 
 
 def _make(folder: Path, case: dict[str, Any]) -> None:
-    from benchmarks.overlap import STACK
-    from pipeline.box import Box
-    from pipeline.phantom import phantom
-    from pipeline.volume import Volume
+    from benchmarks import tissue
 
-    part = np.load(STACK)["raw"][:20] if STACK.exists() else phantom((20, 384, 384))
-    times = -(-case["edge"] // part.shape[1])
-    tissue = np.tile(part, (2, times, times))[:, : case["edge"], : case["edge"]]
-    made = Volume.create(folder / "raw.zarr", shape=tissue.shape, dtype=np.uint8, chunks=(8, 512, 512), voxel_nm=(47.5, 4.6, 4.6))
-    made.write(Box.of(tissue.shape), tissue)
-    (folder / "flags.csv").write_text("".join(f"{z}\n" for z in case["sections"]))
+    missing = tuple(case["sections"])
+    tissue.make(str(folder / "raw.zarr"), (40, case["edge"], case["edge"]), tissue.Layout("8 deep", (8, 512, 512)), missing)
+    tissue.flags(folder / "flags.csv", missing)
 
 
 def _round(folder: Path, config: dict[str, Any], number: int) -> dict[str, Any]:

@@ -18,15 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
 from model.restorer import DiffusionRestorer
 
-STACK = Path(os.environ.get("ZMEND_STACKS", "/nowhere")) / "vnc_stack1.npz"
 CASES: dict[str, dict[str, Any]] = {
     "diffusion": {"restorer": "benchmarks.overlap:Diffusion", "edge": 1024, "slab_px": 512, "rounds": 1, "batch": 1},
     **{
-        f"as a GPU of {pace} Mpx/s": {"restorer": "benchmarks.overlap:Paced", "edge": 4096, "slab_px": 1024, "rounds": 3,
+        f"as a GPU of {pace} Mpx/s": {"restorer": "benchmarks.overlap:Paced", "edge": 2048, "slab_px": 512, "rounds": 3,
                                       "batch": 16, "options": {"pace": pace}}
         for pace in (1, 60)
     },
@@ -74,6 +71,7 @@ class Paced:
 
 def measure() -> dict[str, Any]:
     """Both restorers, in lanes and one after another."""
+    from benchmarks import tissue
     from pipeline.lanes import LANES
 
     rows = []
@@ -87,21 +85,14 @@ def measure() -> dict[str, Any]:
         for lanes, runs in found.items():
             middle = {k: round(statistics.median(r[k] for r in runs), 3) for k in runs[0]}
             rows.append({"restorer": name, "lanes": lanes, "slab_px": case["slab_px"], "rounds": len(runs), **middle})
-    return {"threads": os.cpu_count() or 1, "rows": rows}
+    return {"threads": os.cpu_count() or 1, "volume": tissue.what(), "rows": rows}
 
 
 def _make(folder: Path, edge: int) -> None:
-    """Real tissue where it is at hand (ZMEND_STACKS), a phantom where it is not, tiled up."""
-    from pipeline.box import Box
-    from pipeline.phantom import phantom
-    from pipeline.volume import Volume
+    from benchmarks import tissue
 
-    part = np.load(STACK)["raw"][:9] if STACK.exists() else phantom((9, 384, 384))
-    times = -(-edge // part.shape[1])
-    tissue = np.tile(part, (1, times, times))[:, :edge, :edge]
-    made = Volume.create(folder / "raw.zarr", shape=tissue.shape, dtype=np.uint8, chunks=(1, 1024, 1024), voxel_nm=(47.5, 4.6, 4.6))
-    made.write(Box.of(tissue.shape), tissue)
-    (folder / "flags.csv").write_text("4\n")
+    tissue.make(str(folder / "raw.zarr"), (9, edge, edge), tissue.LAYOUTS[0], (4,))
+    tissue.flags(folder / "flags.csv", (4,))
 
 
 def _run(folder: Path, case: dict[str, Any], lanes: int, name: str) -> dict[str, float]:
@@ -141,7 +132,7 @@ def table(found: dict[str, Any]) -> str:
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     lines += ["| " + " | ".join(str(r[c]) for c in columns) + " |" for r in found["rows"]]
     what = (
-        f"One process, {found['threads']} cores. Busy: of the time from the first call of the restorer to the end of the last. "
+        f"One process, {found['threads']} cores, {found['volume']}. Busy: of the time from the first call of the restorer to the end of the last. "
         "`as a GPU` sleeps as long as one of that pace would work, 16 tiles in a call; all else is real.\n\n"
     )
     return what + "\n".join(lines) + "\n"

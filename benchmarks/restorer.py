@@ -64,8 +64,8 @@ def _on(device: str, precision: str) -> dict[str, Any]:
     import torch
 
     ways = dict(_ways(device, precision))
-    # Counting is the first call, which is not timed.
-    flops = {name: way.times * (_flops(way.call) / EDGE**2 + way.extra_flop_px) / 1e6 for name, way in ways.items()}
+    # Counting is the first call, which is not timed. A million operations a pixel are a million million a megapixel.
+    flops = {name: way.times * (_flops(way.call) / EDGE**2 + way.extra_flop_px / 1e6) for name, way in ways.items()}
     took: dict[str, list[float]] = {name: [] for name in ways}
     peaks = [_peak(device, precision)]
     for number in range(ROUNDS):

@@ -10,10 +10,12 @@ import hashlib
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, cast
+from itertools import chain, islice
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +29,7 @@ from pipeline.ledger import Ledger
 from pipeline.plan import Geometry, Slab, refusal, runs
 from pipeline.recipe import Recipe
 from pipeline.restorer import Needs, Restorer, SpreadRestorer
+from pipeline.threads import in_order
 from pipeline.volume import Volume, Written, voxels_sha256
 
 U8: TypeAlias = NDArray[np.uint8]
@@ -34,6 +37,7 @@ Mask: TypeAlias = NDArray[np.bool_]
 F32: TypeAlias = NDArray[np.float32]
 I64: TypeAlias = NDArray[np.int64]
 Voxels: TypeAlias = NDArray[Any]
+T = TypeVar("T")
 ABSENT = (
     "a neighbouring section has no chunk here in the source, so nothing vouches for its voxels"
     " (if chunks are absent on purpose, as around the tissue, set volume.missing_chunks: background)"
@@ -147,10 +151,16 @@ def decide(scene: Scene, job: Job, on_turn: Callable[[], None] = lambda: None) -
     inside, shape = scene.slab.write.within(scene.slab.read), scene.slab.write.shape
     labels, counts = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
     result = Result(scene.data[inside].copy(), labels, counts, scene.inputs_sha256)
-    with job.compute_lock:
-        on_turn()
-        reach("restore", scene.slab.id)
-        _restore_tiles(scene, job, result)
+    batches = _batches(scene, job, result)
+    with ThreadPoolExecutor(1, "ready") as ahead, ThreadPoolExecutor(1, "keep") as behind:
+        ready = _begun(in_order(ahead, lambda gaps: _ready(gaps, scene, job), batches, 1))
+        with job.compute_lock:
+            on_turn()
+            reach("restore", scene.slab.id)
+            made = ((batch, _predict(job, batch)) for batch in ready)
+            kept = _behind(behind, lambda one: _keep(*one, scene, job, result), made)
+        for one in kept:
+            one.result()
     # Whatever was flagged and not restored is labelled so.
     result.labels[(scene.flag[inside] > 0) & (result.labels == blend.ORIGINAL)] = blend.LEFT
     return result
@@ -164,29 +174,61 @@ def _absent(box: Box, job: Job) -> Mask:
     return mask
 
 
-def _restore_tiles(scene: Scene, job: Job, result: Result) -> None:
-    draws = job.recipe.uncertainty
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Gaps of one shape, and what the restorer sees of them: made while it is busy with those before."""
+
+    gaps: Sequence[Gap]
+    window: F32  # (B, D, H, W)
+    known: Mask  # (B, D, H, W)
+    origin: I64  # (B, 3)
+
+    @property
+    def targets(self) -> tuple[int, int]:
+        """The sections to restore, along D."""
+        first, last = (z - self.gaps[0].window[0] for z in self.gaps[0].targets)
+        return first, last
+
+
+def _batches(scene: Scene, job: Job, result: Result) -> list[list[Gap]]:
+    """The gaps of a scene in the order and in the batches in which they are restored."""
     groups: dict[tuple[int, int, int], list[Gap]] = defaultdict(list)
     for gap in _gaps(scene, job, result):
         before = gap.targets[0] - gap.window[0]
         groups[before, gap.targets[1] - gap.targets[0], gap.window[1] - gap.targets[1]].append(gap)
-    for (before, length, _), gaps in sorted(groups.items()):
-        for i in range(0, len(gaps), job.recipe.batch):
-            batch = gaps[i : i + job.recipe.batch]
-            windows = [_window(g, scene, job) for g in batch]
-            made, spreads = _predict(
-                job,
-                _stacked([w for w, _ in windows]),  # (B, D, H, W)
-                _stacked([k for _, k in windows]),
-                (before, before + length),
-                np.array([_origin(g, job.needs) for g in batch], np.int64),
-            )
-            for gap, (window, known), prediction, spread in zip(batch, windows, made, spreads, strict=True):
-                why = _fault(gap, window, known, prediction) or (draws and _unsure(gap, spread))
-                if why:
-                    _quarantine(gap, scene, why, result)
-                else:
-                    _paste(gap, scene, job, window, known, prediction, spread, result)
+    size = job.recipe.batch
+    return [gaps[i : i + size] for _, gaps in sorted(groups.items()) for i in range(0, len(gaps), size)]
+
+
+def _ready(gaps: Sequence[Gap], scene: Scene, job: Job) -> Batch:
+    windows, known = zip(*(_window(g, scene, job) for g in gaps), strict=True)
+    origin = np.array([_origin(g, job.needs) for g in gaps], np.int64)
+    return Batch(gaps, _stacked(list(windows)), _stacked(list(known)), origin)
+
+
+def _begun(items: Iterator[Batch]) -> Iterator[Batch]:
+    """The same, of which the first is made at once: before it is this slab's turn."""
+    return chain(list(islice(items, 1)), items)
+
+
+def _behind(pool: ThreadPoolExecutor, work: Callable[[T], object], items: Iterable[T]) -> list[Future[object]]:
+    """Do the work on each item while the next is made, never more than one item behind. What is not waited for yet."""
+    waiting: list[Future[object]] = []
+    for item in items:
+        for one in waiting:
+            one.result()
+        waiting = [pool.submit(work, item)]
+    return waiting
+
+
+def _keep(batch: Batch, made: tuple[F32, F32], scene: Scene, job: Job, result: Result) -> None:
+    """Put what is fit of a batch into the result."""
+    for gap, window, known, prediction, spread in zip(batch.gaps, batch.window, batch.known, *made, strict=True):
+        why = _fault(gap, window, known, prediction) or (job.recipe.uncertainty and _unsure(gap, spread))
+        if why:
+            _quarantine(gap, scene, why, result)
+        else:
+            _paste(gap, scene, job, window, known, prediction, spread, result)
 
 
 def _stacked(parts: list[NDArray[Any]]) -> NDArray[Any]:
@@ -194,12 +236,13 @@ def _stacked(parts: list[NDArray[Any]]) -> NDArray[Any]:
     return np.stack(parts) if len(parts) > 1 else parts[0][None]
 
 
-def _predict(job: Job, window: F32, known: Mask, targets: tuple[int, int], origin: I64) -> tuple[F32, F32]:
+def _predict(job: Job, batch: Batch) -> tuple[F32, F32]:
     """The restorer's answer and the spread of its ensemble, both (B, D, H, W); no spread where none is asked for."""
-    draws = job.recipe.uncertainty
+    draws, window = job.recipe.uncertainty, batch.window
+    given = window, batch.known, batch.targets, batch.origin
     if not draws:
-        return job.restorer.restore(window, known, targets, origin), np.broadcast_to(np.float32(0), window.shape)
-    made, spread = cast(SpreadRestorer, job.restorer).restore_with_spread(window, known, targets, origin, draws)
+        return job.restorer.restore(*given), np.broadcast_to(np.float32(0), window.shape)
+    made, spread = cast(SpreadRestorer, job.restorer).restore_with_spread(*given, draws)
     if made.shape != window.shape or spread.shape != window.shape:
         raise RestorerError(
             "the restorer breaks its contract",

@@ -44,7 +44,7 @@ def test_a_calibration_measures_everything_and_leaves_nothing_behind(workers: in
     assert set(measured.call_s) == {max(made.load.calls, key=lambda k: made.load.calls[k]), max(made.load.calls)}
     for name in ("read_s_byte", "see_s_byte", "write_s_chunk", "look_s_chunk", "record_s", "schedule_s", "open_s", "merge_s_byte", "link_s"):
         assert getattr(measured, name) > 0, name
-    assert (measured.start_s > 0.1) == (workers > 0), "processes take a while to start"
+    assert measured.start_s > 0
     assert 0 < measured.stored < 2 and measured.doubt >= 0.1
     assert found.workers == max(1, workers)
 

@@ -7,11 +7,14 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+from pipeline import slab
 from pipeline.lanes import EXIT_CODE, Budget, Exit, Turn, ends_process
-from tests.jobs import ROOT
+from tests.jobs import ROOT, build
+from tests.toys import Copier
 
 
 class StickyDeviceError(RuntimeError):
@@ -140,3 +143,28 @@ def test_a_process_ends_after_its_lanes_have_and_nobody_begins_anew() -> None:
     assert process.stdout.split() == ["told", "written"]
     assert "this worker's process ends: MemoryError: no room" in process.stderr
     assert time.monotonic() - began < 15, "it does not wait for lanes that wait for it"
+
+
+class Waiting(Copier):
+    """At its first tile waits until somebody makes the second one ready."""
+
+    ready, waited = threading.Event(), threading.Event()
+
+    def restore(self, window, known, targets, origin):
+        assert Waiting.ready.wait(120), "nobody made the next batch ready while this one was restored"
+        Waiting.waited.set()
+        return super().restore(window, known, targets, origin)
+
+
+def test_the_next_batch_is_made_ready_while_the_restorer_is_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, window, made = build(tmp_path), slab._window, []
+
+    def counted(*given):
+        made.append(1)
+        if len(made) == 2:
+            Waiting.ready.set()
+        return window(*given)
+
+    monkeypatch.setattr(slab, "_window", counted)
+    summary = job.run(recipe={"restorer": "tests.test_lanes:Waiting"}, certificate=0, output={"mode": "overlay"})
+    assert Waiting.waited.is_set() and summary["done"] == summary["slabs"]
