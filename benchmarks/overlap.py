@@ -113,11 +113,12 @@ def _run(folder: Path, case: dict[str, Any], lanes: int, name: str) -> dict[str,
     task = Task(post := Post(out, made.plan.hash, threads=os.cpu_count() or 1), "a run")
     bench(post)  # loaded, and tested
     Clocked.calls.clear()
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     with ThreadPoolExecutor(lanes) as pool:
         voxels = sum(sum(done["voxels"].values()) for done in pool.map(task, [s.row() for s in made.plan.slabs]))
-    wall = time.perf_counter() - began
-    return busy(Clocked.calls) | {"slabs": len(made.plan.slabs), "wall_s": wall, "mpx_s": voxels / 1e6 / wall}
+    wall, cpu = time.perf_counter() - began, time.process_time() - cpu
+    pace = {"mpx_s": voxels / 1e6 / wall, "cpu_s_per_mpx": cpu / (voxels / 1e6)}
+    return busy(Clocked.calls) | {"slabs": len(made.plan.slabs), "wall_s": wall, **pace}
 
 
 def busy(calls: list[tuple[float, float]]) -> dict[str, float]:
@@ -128,7 +129,7 @@ def busy(calls: list[tuple[float, float]]) -> dict[str, float]:
 
 def table(found: dict[str, Any]) -> str:
     """Markdown."""
-    columns = ("restorer", "lanes", "slab_px", "slabs", "rounds", "wall_s", "restoring_s", "busy", "mpx_s")
+    columns = ("restorer", "lanes", "slab_px", "slabs", "rounds", "wall_s", "restoring_s", "busy", "mpx_s", "cpu_s_per_mpx")
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     lines += ["| " + " | ".join(str(r[c]) for c in columns) + " |" for r in found["rows"]]
     what = (

@@ -64,7 +64,7 @@ def paper_plan(
 
 
 def at_pace(measured: Calibration, needs: Needs, pace_mpx_s: float) -> Calibration:
-    """The same machine with a GPU of a certain pace for each worker, and a core for each of its lanes."""
+    """The same machine with a GPU of a certain pace for each worker, and cores that keep up with it."""
     call_s = {1: needs.tile**2 * needs.batch / (pace_mpx_s * 1e6)}
     return replace(measured, rates=replace(measured.rates, call_s=call_s, call_cores=1.0, cores=float(LANES)))
 

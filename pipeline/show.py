@@ -212,7 +212,7 @@ def paper(document: dict[str, Any]) -> None:
         "read, write": f"{size(document['bytes_to_read'])}, {size(document['bytes_to_write'])}",
         "memory": f"{size(document['peak_memory_bytes'])} per worker",
         "time": f"{document['gpu_hours']:,.0f} GPU-hours, if a GPU restores {document['pace_mpx_s']:g} Mpx/s",
-        **({"with GPUs": took(document["gpu_cost"])} if document["gpu_cost"]["measured"] else {}),
+        **({"with GPUs, if cores keep up": took(document["gpu_cost"])} if document["gpu_cost"]["measured"] else {}),
         "as measured": costs(document["cost"]),
         **({"a merge besides": f"{spell(document['merge_s'])} of the driver"} if document["merge_s"] else {}),
         "this plan": f"{document['planning_seconds']} s, {document['planning_peak_mib']} MiB",
