@@ -41,10 +41,10 @@ def figures() -> dict[str, Any]:
         "memory": counted["peak_memory_bytes"],
         "call_s": rates.call(1),
         "core_hours": counted["cost"]["worker_hours"] * PART,
-        "cpu_wall_s": counted["cost"]["wall_s"] * PART,
+        "cpu_wall_s": _whole(counted["cost"]["wall_s"], rates),
         "gpu_restoring_hours": counted["voxels"] * PART / (PACE * 1e6) / 3600,
         "gpu_hours": counted["gpu_cost"]["worker_hours"] * PART,
-        "gpu_wall_s": counted["gpu_cost"]["wall_s"] * PART,
+        "gpu_wall_s": _whole(counted["gpu_cost"]["wall_s"], rates),
         "slab_beside_s": beside_s(rates, counted["bytes_to_read"] / counted["slabs"]),
         "beside_cpu_s_mpx": quick["cpu_s_per_mpx"],
         "quick_busy": quick["busy"],
@@ -59,6 +59,12 @@ def figures() -> dict[str, Any]:
         "measured": shipped().measured,
         "machine": shipped().machine,
     }
+
+
+def _whole(wall_s: float, rates: Rates) -> float:
+    """The wall of all, of a part's: workers start once."""
+    once = rates.start_s + rates.open_s
+    return once + (wall_s - once) * PART
 
 
 def beside_s(rates: Rates, read_bytes: float) -> float:
