@@ -230,7 +230,8 @@ def _build(files: Files, source: Volume, mode: Mode, grid: dict[str, Any], extra
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.partial")
     try:
         aside = Files(str(temporary))
-        _put_group(aside, source.zarr_format, _fill(aside, source, mode, grid, extra, spread))
+        attributes = _fill(aside, source, mode, grid, extra, spread)
+        _put_group(aside, source.zarr_format, attributes, durable=False)
         aside.sync([s.key for s in aside.walk()])
         temporary.rename(path)
     except (OSError, VolumeError):  # also where who was faster has swept away what is half made here
@@ -271,11 +272,11 @@ def _build_in_place(files: Files, source: Volume, mode: Mode, grid: dict[str, An
 
 
 def _fill(files: Files, source: Volume, mode: Mode, grid: dict[str, Any], extra: Json, spread: bool) -> Json:
-    """Make all but the group itself, whose attributes are returned."""
+    """Make all but the group itself, whose attributes are returned; not durable yet."""
     form, levels = source.zarr_format, mode == "volume"
-    _put_group(files / "zmend", form, {})
-    _put_group(files / "labels", form, labels_attributes(_version(source), ["synthetic"]))
-    _put_group(files / LABELS, form, _label_attributes(source, levels, spread))
+    _put_group(files / "zmend", form, {}, durable=False)
+    _put_group(files / "labels", form, labels_attributes(_version(source), ["synthetic"]), durable=False)
+    _put_group(files / LABELS, form, _label_attributes(source, levels, spread), durable=False)
     _put_arrays(files, source, levels, grid, spread)
     zmend = {"schema": SCHEMA, "source": _about(source), **extra}
     return _attributes(source, levels, zmend)
@@ -310,13 +311,15 @@ def _put_level(files: Files, level: Volume, names: list[str]) -> None:
             files.put(name, raw)
 
 
-def _put_group(files: Files, form: int, attributes: Json) -> None:
+def _put_group(files: Files, form: int, attributes: Json, *, durable: bool = True) -> None:
+    """durable: else whoever calls syncs it, together with others."""
     name, body = _group(form, attributes)
+    put = files.keep if durable else files.lay
     reach("attrs", files.uri)
     if form == 2:
-        files.keep(".zattrs", json.dumps(attributes, indent=2).encode())
+        put(".zattrs", json.dumps(attributes, indent=2).encode())
     if form == 3 or files.read(name) is None:
-        files.keep(name, body)
+        put(name, body)
 
 
 def _group(form: int, attributes: Json) -> tuple[str, bytes]:
