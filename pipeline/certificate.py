@@ -26,7 +26,8 @@ from pipeline.cost import TILES
 from pipeline.errors import VolumeError
 from pipeline.files import Files
 from pipeline.flags import Flag, Flags, flagged
-from pipeline.plan import Geometry, Slab
+from pipeline.lattice import Geometry
+from pipeline.plan import Slab
 from pipeline.recipe import GREY_PER_COUNT, digest
 from pipeline.restorer import Linear, Needs
 from pipeline.slab import Job, decide, look

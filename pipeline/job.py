@@ -6,7 +6,7 @@ zmend/plans/<hash>.json and zmend/flags/<digest>.csv.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -22,10 +22,12 @@ from pipeline.cost import Load
 from pipeline.errors import ConfigError, InputError, PlanChangedError, RestorerError
 from pipeline.files import Files
 from pipeline.flags import Flag, Flags, address, mask_window, meant, upsample
+from pipeline.inputs import Inputs
 from pipeline.intensity import measure
+from pipeline.lattice import Geometry
 from pipeline.ledger import Ledger
 from pipeline.merge import check_mergeable
-from pipeline.plan import Geometry, Plan, make
+from pipeline.plan import Fingerprint, Plan, make
 from pipeline.planfile import dump, plan_path, read_plan
 from pipeline.recipe import Recipe, digest, reseeded
 from pipeline.restorer import Needs, Restorer, load, proven
@@ -92,7 +94,8 @@ def propose(config: Config, *, none_is_fine: bool = False) -> Proposal:
         recipe=recipe.document(),
         recipe_digest=recipe.digest(needs.digest, source.voxel_nm, source.level),
         chunk=source.grain if source.chunks == source.grain else source.chunks,
-        inputs=lambda box, seen: fingerprint(source, box, seen),
+        inputs=fingerprints(source),
+        grain=source.grain,
         seen=work.add,
     )
     levels = [(v.shape, v.grain) for v in source.pyramid()] if config.output.mode == "volume" else []
@@ -151,11 +154,20 @@ def describe(source: Volume, config: Config) -> dict[str, Any]:
     }
 
 
-def fingerprint(source: Volume, box: Box, flags: Sequence[Flag]) -> str:
+def fingerprints(source: Volume) -> Fingerprint:
     """What is cheap to know of the inputs of a slab: sizes and times of the chunks and of the masks under it."""
-    masks = sorted({f.mask for f in flags if f.mask})
-    under = ((_mask(m), _mask_box(m, source.shape, box)[0]) for m in masks)
-    return digest([source.inputs(box), [mask.inputs(part) for mask, part in under if part.size]])
+    of_source, of_masks = Inputs(source), dict[str, Inputs]()
+
+    def of_mask(mask: str, box: Box) -> Iterator[str]:
+        part, _ = _mask_box(mask, source.shape, box)
+        if part.size:
+            yield of_masks.setdefault(mask, Inputs(_mask(mask)))(part)
+
+    def fingerprint(box: Box, flags: Sequence[Flag]) -> str:
+        masks = sorted({f.mask for f in flags if f.mask})
+        return digest([of_source(box), [found for mask in masks for found in of_mask(mask, box)]])
+
+    return fingerprint
 
 
 def slab_cell(site: Site, grain: ZYX, shape: ZYX) -> ZYX:

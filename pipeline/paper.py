@@ -12,11 +12,13 @@ from pipeline.box import ZYX, Box
 from pipeline.cost import cost
 from pipeline.flags import Flag, Flags
 from pipeline.lanes import LANES
-from pipeline.plan import Geometry, Piece, cut, not_restorable, totals
+from pipeline.lattice import Geometry, Part
+from pipeline.plan import not_restorable, parts
 from pipeline.rates import Calibration, told
 from pipeline.recipe import Recipe
 from pipeline.restorer import Needs
 from pipeline.restorer import load as load_restorer
+from pipeline.totals import totals
 from pipeline.workload import Workload
 
 TYPICAL_NM = (45.0, 8.0, 8.0)  # the level that consumers segment at
@@ -43,7 +45,7 @@ def paper_plan(
     flags = Flags.of(_spread(shape, count))
     geometry = Geometry(shape, (8, slab_px, slab_px), needs)
     work = Workload(geometry, batch=needs.batch, chunk=CHUNK, cell=CHUNK, grain=CHUNK, itemsize=1, draws=0)
-    sums = totals(_shown(cut(flags, geometry), work), geometry, CHUNK, 1)
+    sums = totals(_shown(parts(flags, geometry), work), geometry, CHUNK, 1)
     load, merged = work.load(), work.load(levels=[(shape, CHUNK)])
     return {
         "shape": list(shape),
@@ -69,10 +71,10 @@ def at_pace(measured: Calibration, needs: Needs, pace_mpx_s: float) -> Calibrati
     return replace(measured, rates=replace(measured.rates, call_s=call_s, call_cores=1.0, cores=float(LANES)))
 
 
-def _shown(pieces: Iterator[Piece], work: Workload) -> Iterator[Piece]:
-    for piece in pieces:
-        work.add(piece)
-        yield piece
+def _shown(found: Iterator[Part], work: Workload) -> Iterator[Part]:
+    for part in found:
+        work.add(part)
+        yield part
 
 
 def overhead(needs: Needs, slab_px: int) -> float:

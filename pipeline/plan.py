@@ -20,45 +20,14 @@ from typing import Any
 
 from pipeline.box import ZYX, Box
 from pipeline.flags import Flag, Flags, meet
+from pipeline.lattice import Axis, Geometry, Lattice, Part, Piece, Span, Stretch
 from pipeline.recipe import canonical, digest
 from pipeline.restorer import Needs
 from pipeline.slabs import Columns, Slabs
 from pipeline.slabs import Slab as Slab
+from pipeline.totals import totals
 
 Fingerprint = Callable[[Box, Sequence[Flag]], str]
-
-
-@dataclass(frozen=True, slots=True)
-class Geometry:
-    """What the cutting depends on."""
-
-    shape: ZYX
-    cell: ZYX  # (most sections of a slab, lateral edges of a slab)
-    needs: Needs
-
-    @property
-    def reach(self) -> tuple[int, int, int]:
-        """How far from a slab a flag can change what the slab does: the rest of a border tile, and the halo."""
-        lateral = self.needs.tile + self.needs.halo
-        return self.needs.max_gap - 1 + self.needs.context, lateral, lateral
-
-    def read_box(self, write: Box, chain: tuple[int, int]) -> Box:
-        """Whole tiles around the write box, the halo, and the context next to the chain of flagged sections."""
-        tile, halo, context = self.needs.tile, self.needs.halo, self.needs.context
-        wide = write.aligned((1, tile, tile)).grow(0, halo, halo)
-        deep = self.reach[0]  # a gap that runs further than this is not restorable, so need not be seen whole
-        z0 = max(chain[0] - context, write.start[0] - deep)
-        z1 = min(chain[1] + context, write.stop[0] + deep)
-        return wide.with_z(z0, z1) & Box.of(self.shape)
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A slab before it has a name: where, and the flags that its read box touches."""
-
-    write: Box
-    read: Box
-    flags: tuple[Flag, ...]
 
 
 @dataclass(frozen=True)
@@ -91,15 +60,46 @@ def hashed(header: dict[str, Any], rows: Iterable[str]) -> str:
 
 def cut(flags: Flags, geometry: Geometry) -> Iterator[Piece]:
     """Yield the pieces of a job in (z, y, x) order. Lazy; memory grows with one run of flagged sections only."""
+    for part in parts(flags, geometry):
+        yield from part.pieces() if isinstance(part, Lattice) else (part,)
+
+
+def parts(flags: Flags, geometry: Geometry) -> Iterator[Part]:
+    """`cut`, but all pieces of a run of sections that are flagged all over come as one."""
     edge = (1, geometry.cell[1], geometry.cell[2])
     whole = Box.of(geometry.shape)
     for z0, z1 in flags.runs():
         deep = geometry.reach[0]
         around = flags.touching((whole.with_z(z0 - deep, z1 + deep)) & whole)  # all that a slab of this run can see
         members = [f for f in around if f.restorable and f.box.start[0] < z1 and z0 < f.box.stop[0]]
+        if all(_all_over(f, whole) for f in around):
+            yield Lattice(*_axes(geometry), tuple(_stretches(members, around, geometry)))
+            continue
         for at in sorted(_cells(members, edge, geometry)):
             lateral = Box((0, at[0], at[1]), (geometry.shape[0], at[0] + edge[1], at[1] + edge[2])) & whole
             yield from _pieces(lateral, members, around, geometry)
+
+
+def _all_over(flag: Flag, whole: Box) -> bool:
+    return flag.whole and not flag.mask and (flag.box.start[1:], flag.box.stop[1:]) == ((0, 0), whole.stop[1:])
+
+
+@lru_cache(maxsize=8)
+def _axes(geometry: Geometry) -> tuple[Axis, Axis]:
+    (_, y, x), (_, cy, cx), needs = geometry.shape, geometry.cell, geometry.needs
+    return Axis.of(y, cy, needs.tile, needs.halo), Axis.of(x, cx, needs.tile, needs.halo)
+
+
+def _stretches(members: list[Flag], seen: Sequence[Flag], geometry: Geometry) -> Iterator[Stretch]:
+    for chain in runs(sections(members)):
+        for start, stop in _lengths(*chain, geometry.cell[0]):
+            r0, r1 = geometry.read_z(start, stop, chain)
+            near = tuple(f for f in seen if f.box.start[0] < r1 and r0 < f.box.stop[0])
+            yield Stretch(Span(start, stop, r0, r1), near)
+
+
+def _lengths(z0: int, z1: int, most: int) -> Iterator[tuple[int, int]]:
+    return ((start, min(z1, start + most)) for start in range(z0, z1, most))
 
 
 def _cells(members: Iterable[Flag], edge: ZYX, geometry: Geometry) -> set[tuple[int, int]]:
@@ -111,12 +111,12 @@ def _cells(members: Iterable[Flag], edge: ZYX, geometry: Geometry) -> set[tuple[
 def _pieces(lateral: Box, members: list[Flag], seen: Sequence[Flag], geometry: Geometry) -> Iterator[Piece]:
     _, ry, rx = geometry.reach
     around = lateral.grow(0, ry, rx)
-    near = [f for f in members if f.whole or (f.box & around).size]
-    inside = sections(f for f in near if f.whole or (f.box & lateral).size)
+    near = [f for f in members if f.whole or meet(f.box, around)]
+    inside = sections(f for f in near if f.whole or meet(f.box, lateral))
     for chain in runs(sections(near)):
         for z0, z1 in runs([z for z in inside if chain[0] <= z < chain[1]]):
-            for start in range(z0, z1, geometry.cell[0]):
-                write = lateral.with_z(start, min(z1, start + geometry.cell[0]))
+            for start, stop in _lengths(z0, z1, geometry.cell[0]):
+                write = lateral.with_z(start, stop)
                 read = geometry.read_box(write, chain)
                 yield Piece(write, read, tuple(f for f in seen if meet(f.box, read)))
 
@@ -162,18 +162,22 @@ def make(
     recipe_digest: str,
     chunk: ZYX,
     inputs: Fingerprint,
-    seen: Callable[[Piece], object] = lambda _: None,
+    grain: ZYX = (1, 1, 1),
+    seen: Callable[[Part], object] = lambda _: None,
 ) -> Plan:
     """Cut, name and add up. `source` describes the volume; `chunk` is its chunk; `inputs` fingerprints a read box;
-    `seen` is shown every piece."""
+    `seen` is shown every part. grain: of boxes that touch the same cells of it the fingerprints are equal."""
     key = job_key(recipe_digest, geometry.needs, source)
     columns = Columns()
 
-    def named() -> Iterator[Piece]:
-        for piece in cut(flags, geometry):
-            columns.add(name(piece, key, inputs(piece.read, piece.flags)))
-            seen(piece)
-            yield piece
+    def named() -> Iterator[Part]:
+        for part in parts(flags, geometry):
+            if isinstance(part, Lattice):
+                columns.extend(part.ids(key, grain[1:], lambda box: inputs(box, ())), part.boxes())
+            else:
+                columns.add(name(part, key, inputs(part.read, part.flags)))
+            seen(part)
+            yield part
 
     header = {
         "schema": "zmend-plan/1",
@@ -187,71 +191,6 @@ def make(
         "not_restorable": not_restorable(flags, geometry),
     }
     return Plan(header, columns.slabs())
-
-
-def totals(pieces: Iterable[Piece], geometry: Geometry, chunk: ZYX, itemsize: int, draws: int = 0) -> dict[str, int]:
-    """Slabs, flagged voxels (an upper bound where masks are used), bytes, peak memory and seconds of one worker.
-
-    Pieces come as `cut` yields them: of two with the same lateral corner the one that is further along z is the later.
-    draws: of the ensemble, on top of restoring once; 0 where no spread is asked for.
-    """
-    count = voxels = read = write = merge = memory = 0
-    reached: dict[tuple[int, ...], int] = {}  # the section up to which chunks are counted, by lateral corner
-    for p in pieces:
-        count += 1
-        flagged = _flagged_voxels(p)
-        voxels += flagged
-        read += chunked(p.read, chunk, geometry.shape) * itemsize
-        write += flagged * (itemsize + 1 + bool(draws))  # the restored voxel, its label, its spread
-        fresh = max(p.write.start[0] // chunk[0] * chunk[0], reached.get(p.write.start[1:], 0))
-        if fresh < p.write.stop[0]:  # else all of its chunks were counted with the piece before it
-            merge += chunked(p.write.with_z(fresh, p.write.stop[0]), chunk, geometry.shape)
-            reached[p.write.start[1:]] = -(-p.write.stop[0] // chunk[0]) * chunk[0]
-        memory = max(memory, bytes_in_hand(p.read, p.write, itemsize, draws))
-    n = geometry.needs
-    return {
-        "slabs": count,
-        "voxels": voxels,
-        "bytes_to_read": read,
-        "bytes_to_write": write,
-        "bytes_to_merge": 2 * merge * itemsize,  # each touched chunk of the source, read and written
-        "peak_memory_bytes": memory + bytes_of_restorer(n) if count else 0,
-        "seconds": round(n.seconds(voxels, draws)),
-    }
-
-
-def bytes_in_hand(read: Box, write: Box, itemsize: int, draws: int = 0) -> int:
-    """Memory that one slab takes, beside the restorer: what it sees (voxels, flags, two doubts) and what it decides."""
-    return read.size * (itemsize + 3) + write.size * (itemsize + 2 + bool(draws))
-
-
-def bytes_of_restorer(needs: Needs) -> int:
-    """Memory that a restorer takes, once in a process: its own, and a batch of the deepest windows (8 float32 each)."""
-    window = (needs.max_gap + 2 * needs.context) * (needs.tile + 2 * needs.halo) ** 2
-    return needs.batch * window * 4 * 8 + needs.memory_bytes
-
-
-def chunked(box: Box, chunk: ZYX, shape: ZYX) -> int:
-    """Voxels of the whole chunks under a box. The lateral part repeats for every section, so it is remembered."""
-    z0, z1 = box.start[0] // chunk[0] * chunk[0], min(-(-box.stop[0] // chunk[0]) * chunk[0], shape[0])
-    return (z1 - z0) * _chunked_area(box.start[1:], box.stop[1:], chunk[1:], shape[1:])
-
-
-@lru_cache(maxsize=65536)
-def _chunked_area(start: tuple[int, ...], stop: tuple[int, ...], chunk: tuple[int, ...], shape: tuple[int, ...]) -> int:
-    spans = zip(start, stop, chunk, shape, strict=True)
-    y, x = (min(-(-b // c) * c, n) - a // c * c for a, b, c, n in spans)
-    return y * x
-
-
-def _flagged_voxels(piece: Piece) -> int:
-    first, last = piece.write.start[0], piece.write.stop[0]
-    area = piece.write.size // (last - first)
-    mine = [f for f in piece.flags if f.restorable and f.box.start[0] < last and first < f.box.stop[0]]
-    if all(f.whole for f in mine):
-        return area * len({z for f in mine for z in range(max(first, f.box.start[0]), min(last, f.box.stop[0]))})
-    layers = (piece.write.with_z(z, z + 1) for z in range(first, last))
-    return sum(min(area, sum((f.box & layer).size for f in mine)) for layer in layers)
 
 
 def not_restorable(flags: Flags, geometry: Geometry) -> list[dict[str, Any]]:

@@ -25,8 +25,9 @@ from pipeline.box import Box
 from pipeline.errors import RestorerError
 from pipeline.failpoint import reach
 from pipeline.flags import Flags, MaskReader, flagged
+from pipeline.lattice import Geometry
 from pipeline.ledger import Ledger
-from pipeline.plan import Geometry, Slab, refusal, runs
+from pipeline.plan import Slab, refusal, runs
 from pipeline.recipe import Recipe
 from pipeline.restorer import Needs, Restorer, SpreadRestorer
 from pipeline.threads import in_order

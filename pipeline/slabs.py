@@ -149,6 +149,11 @@ class Columns:
         for corner in slab.row()[1:]:
             self._boxes.extend(corner)
 
+    def extend(self, ids: bytes | bytearray, boxes: NDArray[np.int32]) -> None:
+        """More of them: sixteen bytes each, and (n, 12) as `Slabs` has them."""
+        self._ids += ids
+        self._boxes.frombytes(boxes.tobytes())
+
     def slabs(self) -> Slabs:
         """All of them."""
         boxes = np.frombuffer(self._boxes, np.int32) if self._boxes else np.empty(0, np.int32)

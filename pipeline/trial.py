@@ -10,8 +10,9 @@ from typing import Any
 from pipeline.box import Box
 from pipeline.certificate import measure, probes
 from pipeline.flags import Flag, Flags
+from pipeline.lattice import Geometry
 from pipeline.ledger import Ledger
-from pipeline.plan import Geometry, Slab
+from pipeline.plan import Slab
 from pipeline.recipe import Recipe
 from pipeline.restorer import load
 from pipeline.slab import Job, decide, look

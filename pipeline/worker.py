@@ -19,10 +19,11 @@ from pipeline.errors import InputError, UnfitWorkerError
 from pipeline.job import open_job
 from pipeline.lanes import Budget, Exit, Turn, ends_process
 from pipeline.lock import still_held
-from pipeline.plan import Slab, bytes_in_hand, bytes_of_restorer
+from pipeline.plan import Slab
 from pipeline.restorer import Needs
 from pipeline.selftest import fault
 from pipeline.slab import Job, leave, look, restore
+from pipeline.totals import bytes_in_hand, bytes_of_restorer
 
 _ANSWER = ("slab", "status", "voxels", "bytes_read", "bytes_written", "seconds", "write")
 

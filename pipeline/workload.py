@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from pipeline.box import ZYX, Box
 from pipeline.cost import TILES, Load
 from pipeline.flags import Flag
-from pipeline.plan import Geometry, Piece, chunked, refusal, runs
+from pipeline.lattice import Geometry, Lattice, Part, Piece
+from pipeline.plan import refusal, runs
+from pipeline.totals import chunked
 
 Marks = NDArray[np.bool_]
 
@@ -35,8 +37,31 @@ class Workload:
         self.slabs = self.read = self.seen = self.write_chunks = 0
         self._touched = Touched(geometry.shape, cell)
 
-    def add(self, piece: Piece) -> None:
-        """One more slab."""
+    def add(self, part: Part) -> None:
+        """One more slab, or a lattice of them."""
+        if isinstance(part, Lattice):
+            self._lattice(part)
+        else:
+            self._piece(part)
+
+    def _lattice(self, lattice: Lattice) -> None:
+        """What `_piece` makes of all its pieces."""
+        y, x, tile, geometry = lattice.y, lattice.x, self.geometry.needs.tile, self.geometry
+        self.slabs += len(lattice)
+        self.read += lattice.chunked(self.chunk, geometry.shape[0])
+        deep = sum(s.span.read_stop - s.span.read_start for s in lattice.stretches)
+        self.seen += int(deep * y.voxels(read=True).sum() * x.voxels(read=True).sum())
+        chunks = int(y.cells(self.grain[1]).sum() * x.cells(self.grain[2]).sum())
+        tiles = Counter(np.outer(y.cells(tile), x.cells(tile)).ravel().tolist())  # slabs, by how many tiles each has
+        for (z0, z1, *_), flags in lattice.stretches:
+            restorable = tuple((f.box.start[0], f.box.stop[0]) for f in flags if f.restorable)
+            gaps, layers = _along_z(restorable, z0, z1, geometry)
+            self.write_chunks += layers * chunks
+            self._touched.add(Box.of(geometry.shape).with_z(z0, z1))
+            for length, count in gaps.items():
+                self.calls[length] += sum(-(-count * t // self.batch) * slabs for t, slabs in tiles.items())
+
+    def _piece(self, piece: Piece) -> None:
         self.slabs += 1
         self.read += chunked(piece.read, self.chunk, self.geometry.shape)
         self.seen += piece.read.size

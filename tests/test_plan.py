@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from pipeline.box import Box
 from pipeline.flagfile import parse
 from pipeline.flags import Flag, Flags
+from pipeline.lattice import Geometry, Piece
 from pipeline.paper import paper_plan
-from pipeline.plan import Geometry, Piece, cut, name, not_restorable, runs, totals
+from pipeline.plan import cut, name, not_restorable, runs
 from pipeline.restorer import Needs
+from pipeline.totals import totals
 
 SHAPE = (20, 100, 100)
 NEEDS = Needs(name="toy", digest="0" * 64, context=2, max_gap=3, tile=16, halo=8)

@@ -17,7 +17,8 @@ from pipeline.config import check as validate
 from pipeline.errors import RestorerError, ZmendError
 from pipeline.flags import Flag, Flags
 from pipeline.job import propose
-from pipeline.plan import Geometry, job_key, make
+from pipeline.lattice import Geometry
+from pipeline.plan import job_key, make
 from pipeline.recipe import Recipe, digest
 from pipeline.restorer import Needs
 from pipeline.run import run

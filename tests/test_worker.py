@@ -25,12 +25,13 @@ from pipeline.errors import PlanChangedError, StoreLockedError, UnfitError, Unfi
 from pipeline.job import install, make_store, propose
 from pipeline.ledger import Ledger
 from pipeline.lock import StoreLock
-from pipeline.plan import Plan, bytes_in_hand, bytes_of_restorer
+from pipeline.plan import Plan
 from pipeline.planfile import plan_path
 from pipeline.recipe import Recipe
 from pipeline.restorer import Needs, load
 from pipeline.run import run
 from pipeline.site import Site
+from pipeline.totals import bytes_in_hand, bytes_of_restorer
 from pipeline.worker import Clock, Post, Task, bench, budget
 from tests.jobs import NM, Job, build, store_digest
 
