@@ -191,6 +191,8 @@ def _form(doc: Json) -> str:
 
 def _steps_3(doc: Json) -> tuple[Step, ...] | None:
     codecs = doc["codecs"]
+    if not all(isinstance(codec, dict) for codec in codecs):  # names alone are allowed, too
+        return None
     if codecs[0]["name"] == "sharding_indexed":
         codecs = codecs[0]["configuration"]["codecs"]
     first, *rest = codecs

@@ -157,7 +157,7 @@ class Volume:
         self.dtype, self.fill_value, self.zarr_format = np.dtype(layout.dtype), layout.fill_value, layout.zarr_format
 
     def _connect(self) -> None:
-        self._coder = coder_of(self._place.doc, self.layout) if self._quick else None
+        self._coder = None
         self._moved, self._moving = [0, 0], Lock()  # bytes that the coder has read and written
         if self.foreign:
             self._array = self._counted = open_voxels(self.foreign, self.files, self.root, self.level)
@@ -166,6 +166,8 @@ class Volume:
         if self.writable:
             self._blind, self._writer = self._open(Blind(zarr_store(self.files, writable=True)), "r+")
             self._blind.blind = True
+        if self._quick:  # once zarr has found nothing wrong with the document
+            self._coder = coder_of(self._place.doc, self.layout)
 
     def __reduce__(self) -> tuple[object, ...]:
         return Volume, self._asked
