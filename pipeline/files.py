@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -134,6 +135,16 @@ class Files:
             return [(self / f).names() or [] for f in folders]
         with ThreadPoolExecutor(PROBES) as pool:
             return list(pool.map(lambda f: (self / f).names() or [], folders))
+
+    def folders(self) -> Iterator[tuple[str, list[str]]]:
+        """Each folder below that has objects, as the beginning of their keys, and their names: what is quick to know of
+        millions, in no order. Not for the web: it cannot list."""
+        if self.local is not None:
+            yield from Disk(self.local).folders()
+            return
+        parts = (stored.key.rpartition("/") for stored in self.walk())
+        for (folder, slash), some in groupby(parts, lambda part: part[:2]):
+            yield folder + slash, [name for *_, name in some]
 
     def walk(self) -> Iterator[Stored]:
         """Every object below, in one order always. Not for the web: it cannot list."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.errors import VolumeError
 from pipeline.ome import ZYX_NAMES, Json
@@ -41,6 +42,20 @@ class Layout:
         index = tuple(map(int, parts))
         inside = all(i * g < s for i, g, s in zip(index, self.grain, self.shape, strict=True))
         return index if inside and self.key(index) == key else None
+
+    def indices(self, folder: str, names: Sequence[str]) -> NDArray[np.int64]:
+        """(n, axes) the grain cells that the objects of a folder hold: `index` of each that is a chunk."""
+        first = self.index(f"{folder}0") if self.separator == "/" else None
+        try:
+            last = [int(name) for name in names] if first else []
+        except ValueError:
+            last = []
+        if first is None or [str(n) for n in last] != list(names):  # something else lies there too
+            one_by_one = [index for name in names if (index := self.index(folder + name)) is not None]
+            return np.array(one_by_one, np.int64).reshape(-1, len(self.shape))
+        found = np.empty((len(last), len(first)), np.int64)
+        found[:, :-1], found[:, -1] = first[:-1], last
+        return found[(found[:, -1] >= 0) & (found[:, -1] * self.grain[-1] < self.shape[-1])]
 
 
 MOST_VOXELS = 2**63 - 1

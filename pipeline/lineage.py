@@ -165,7 +165,8 @@ class _Chunks:
         """The chunks of an array that no record tells of. spread: it is the uncertainty's, which not every slab has."""
         known = np.frombuffer(self._starts, np.int64) if self._starts else np.empty(0, np.int64)
         known = known[np.frombuffer(self._spread, bool)] if spread and len(known) else known
-        there = np.fromiter((self._code(box.start) for box in volume.present()), np.int64)
+        z, y, x = (volume.cells() * np.array(volume.grain)).T
+        there = (z * volume.shape[1] + y) * volume.shape[2] + x
         return [self._box(int(code)) for code in there[~np.isin(there, known)]]
 
     def _owner(self, n: int) -> str:

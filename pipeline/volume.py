@@ -319,6 +319,14 @@ class Volume:
             found = zip(cells, self.files.stats([self.key(c) for c in cells]), strict=True)
             yield from ((cell, s) for cell, s in found if s is not None)
 
+    def cells(self) -> NDArray[np.int64]:
+        """(n, 3) the grain cells (z, y, x index) of all chunk objects (shards) that exist, in no order."""
+        if self.files.web:
+            return np.array([cell for cell, _ in self.objects()], np.int64).reshape(-1, 3)
+        found = [self.layout.indices(folder, names) for folder, names in self.files.folders()]
+        stored = np.concatenate([np.empty((0, len(self.layout.dims)), np.int64), *found])
+        return stored[:, [self.layout.dims.index(d) for d in ZYX_NAMES]]
+
     def present(self) -> Iterator[Box]:
         """The boxes of the chunk objects (shards) that exist, cut to the volume."""
         return (self.box(cell) for cell, _ in self.objects())

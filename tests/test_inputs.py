@@ -1,15 +1,19 @@
-"""Fingerprints of many boxes are those of each, and each object is looked at once."""
+"""Fingerprints of many boxes are those of each, and each object is looked at once; which objects there are is known fast."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
+import zarr
 
 from pipeline import inputs
 from pipeline.box import Box
 from pipeline.errors import VolumeError
+from pipeline.files import Files
 from pipeline.inputs import Inputs
 from pipeline.volume import Volume
 
@@ -44,3 +48,37 @@ def test_a_box_outside_is_refused(volume: Volume) -> None:
     for box in (Box((5, 0, 0), (7, 16, 16)), Box((1, 0, 0), (1, 16, 16))):
         with pytest.raises(VolumeError, match="leaves the volume|is empty"):
             Inputs(volume)(box)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("separator", ["/", "."])
+def test_cells_are_those_of_the_objects(tmp_path: Path, zarr_format: Literal[2, 3], separator: Literal["/", "."]) -> None:
+    keys = {"name": "v2" if zarr_format == 2 else "default", "separator": separator}
+    shape, chunks = (1, 4, 90, 70), (1, 1, 16, 8)
+    raw = zarr.create_array(tmp_path / "raw", shape=shape, dtype="u1", chunks=chunks, zarr_format=zarr_format, chunk_key_encoding=keys)
+    raw[0, :, :40, :] = 1
+    names = {"_ARRAY_DIMENSIONS": ["c", "z", "y", "x"]}
+    if zarr_format == 2:
+        raw.attrs.update(names)
+    else:
+        doc = json.loads((tmp_path / "raw/zarr.json").read_text())
+        (tmp_path / "raw/zarr.json").write_text(json.dumps({**doc, "dimension_names": names["_ARRAY_DIMENSIONS"]}))
+    volume = Volume.open(tmp_path / "raw")
+    some = tmp_path / "raw" / volume.key((2, 1, 3))
+    before = sorted(map(tuple, volume.cells().tolist()))
+    assert before == sorted(cell for cell, _ in volume.objects()) and len(before) == 4 * 3 * 9
+    for other in ("03", "9", "-1", ".2.partial", "x", "+2", "٣"):  # none of them is a chunk's
+        some.with_name(some.name[:-1] + other).write_bytes(b"")
+    some.unlink()
+    assert sorted(map(tuple, volume.cells().tolist())) == sorted(cell for cell, _ in volume.objects()) == sorted({*before} - {(2, 1, 3)})
+
+
+def test_sweeping_follows_no_link(tmp_path: Path) -> None:
+    (tmp_path / "store/a/b").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    mine, theirs = tmp_path / "store/a/b/.x.partial", tmp_path / "elsewhere/.y.partial"
+    mine.touch(), theirs.touch()
+    (tmp_path / "store/a/link").symlink_to(tmp_path / "elsewhere")
+    assert Files(str(tmp_path / "store")).sweep() == 1
+    assert theirs.exists() and not mine.exists()
+    assert Files(str(tmp_path / "nowhere")).sweep() == 0
