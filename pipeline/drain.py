@@ -15,7 +15,7 @@ import signal
 import sys
 from typing import Any
 
-LEAVE_S = 10.0  # for the goodbye; SLURM kills 30 s after TERM
+LEAVE_S = 15.0  # for the goodbye, on a machine that is busy; SLURM kills 30 s after TERM
 _nannies: list[Any] = []  # dask-cuda has one for each GPU, all in one process, and a signal has one handler
 _going: set[asyncio.Task[None]] = set()  # the loop itself keeps no hold of its tasks
 

@@ -37,6 +37,7 @@ def test_every_worker_of_a_job_says_goodbye(number: int) -> None:
             assert job.wait(60) == 0 or number == signal.SIGTERM
     finally:
         job.kill()
+        job.wait()
         there.end()
 
 
