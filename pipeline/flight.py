@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
+from uuid import uuid4
 
 from pipeline.attempts import Failure
 from pipeline.plan import Slab
@@ -15,6 +16,7 @@ from pipeline.plan import Slab
 GATHER_S = 20.0  # for results of a few hundred bytes; what has not come by then is on a worker that is gone
 TOGETHER_S = 0.02  # what comes within so little of another is fetched with it: many cost as much as one
 CUT_OFF = Failure("cut off", "the scheduler could not be reached any more")
+NUMBER, ME = count(), uuid4().hex[:12]  # no key twice: who still knows it answers with what it was
 LOST_RESULT = "what the worker had just finished cannot be had from it: it died, or does not answer"
 
 
@@ -50,7 +52,6 @@ class Flight:
 
         self._client, self._attempt = client, Attempt(task)
         self._done = as_completed(loop=client.loop)
-        self._number = count()
         self._trips: dict[Any, Trip] = {}  # by key
         self._keys: dict[str, list[Any]] = {}  # of a slab: one, or two where it has a copy
 
@@ -71,7 +72,7 @@ class Flight:
     def _map(self, slabs: Sequence[Slab], now: float, **where: Any) -> None:
         if not slabs:
             return
-        keys = [(f"slab-{next(self._number)}", s.id) for s in slabs]
+        keys = [(f"slab-{next(NUMBER)}-{ME}", s.id) for s in slabs]
         rows = [s.row() for s in slabs]
         futures = self._client.map(self._attempt, rows, key=keys, retries=0, pure=False, **where)
         for slab, key, future in zip(slabs, keys, futures, strict=True):

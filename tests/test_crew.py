@@ -11,12 +11,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from distributed.utils import key_split
 
 from pipeline import cluster, crew, pace
 from pipeline.attempts import Attempts
 from pipeline.box import Box
 from pipeline.crew import Crew, Roll
 from pipeline.errors import UnfitError, ZmendError
+from pipeline.flight import Flight
 from pipeline.plan import Slab
 from pipeline.queue import Queue
 from pipeline.site import Site
@@ -259,3 +261,18 @@ def test_the_queue_holds_back_until_a_delay_is_over() -> None:
     assert not list(queue.draw(3, 16.0))
     queue.settle(one)
     assert list(queue.draw(3, 16.0)) == [two]
+
+
+def test_a_slab_that_is_sent_again_for_something_else_does_not_bring_what_it_brought_before() -> None:
+    """It did: keys were numbered from 0 for each kind of work, and a scheduler that has a key's result answers with it."""
+    site = Site(workers=1)
+    with cluster.connect(site) as client:
+        before, after = (Flight(client, toys.Echo()) for _ in range(2))
+        before.send(Slabs(1), {}, (), 0.0)
+        while not (trip := next(iter(before._trips.values()))).future.done():
+            time.sleep(0.01)
+        after.send(Slabs(1), {}, (), 0.0)
+        (again,) = after._trips.values()
+        assert again.future.key != trip.future.key
+        assert key_split(again.future.key) == key_split(trip.future.key) == "slab", "dask learns how long slabs take"
+        assert next(after.land(20))[2]["slab"] == next(before.land(20))[2]["slab"]
