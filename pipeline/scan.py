@@ -69,6 +69,13 @@ def scan(
     _check_place(out, masks, looked, full)
     source = look.open()
     shape = scan_shape(source.shape, look.factor)
+    if min(shape[1:]) < thresholds.least_px:
+        raise UsageError(
+            f"the volume is {min(shape[1:])} px wide at the size of the scan",
+            where=uri,
+            why=f"so little tells nothing: a scan needs {thresholds.least_px} px of about {SCAN_NM:.0f} nm",
+            do="list its damage by hand in a flags file, or scan the whole that it was cut from",
+        )
     text = _text(out, full, looked)
     array = open_masks(masks, shape, full)
     if not looked.exists:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.box import Box
+from pipeline.errors import UsageError
 from pipeline.flagfile import parse
 from pipeline.flags import Flag, Flags
 from pipeline.lattice import Geometry, Piece
@@ -178,3 +179,20 @@ def test_a_million_slabs_are_added_up_in_the_memory_of_one_section() -> None:
         most.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert most[1] < most[0] + 20_000, most
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (["--shape", "99999999999999,99999999999,9999999999"], "has more than 100,000,000,000,000,000 voxels"),
+        (["--shape", "100,100,100", "--calibrate"], "--calibrate needs a configuration"),
+        (["zmend.yaml", "--rates", "bad.json"], "--rates is of plans on paper"),
+    ],
+)
+def test_what_a_plan_would_not_heed_is_refused(asked: list[str], words: str) -> None:
+    from click.testing import CliRunner
+
+    from pipeline.cli.plan import plan as verb
+
+    refused = CliRunner().invoke(verb, asked)
+    assert isinstance(refused.exception, UsageError) and words in str(refused.exception)

@@ -121,6 +121,13 @@ def test_sixteen_bits_are_scanned_in_the_window_that_they_use(damaged: NDArray[n
     assert set(scan(uri, str(tmp_path / "flags.csv"))["classes"]) >= {"blank", "fold", "missing"}
 
 
+def test_a_volume_too_narrow_to_tell_anything_is_refused(tmp_path: Path) -> None:
+    uri = save(tmp_path / "raw.zarr", tissue(12)[:, :, :30])
+    with pytest.raises(UsageError, match="the volume is 30 px wide at the size of the scan") as refused:
+        scan(uri, str(tmp_path / "flags.csv"))
+    assert "by hand" in str(refused.value) and sorted(p.name for p in tmp_path.iterdir()) == ["raw.zarr"]
+
+
 def test_an_intact_volume_gives_a_file_without_flags(tmp_path: Path) -> None:
     found = scan(save(tmp_path / "raw.zarr", tissue(12)), str(tmp_path / "flags.csv"))
     assert found["found"] == 0 and lines(tmp_path / "flags.csv") == []

@@ -9,6 +9,8 @@ import click
 from pipeline.cli.root import as_json, config_of, say
 from pipeline.errors import UsageError
 
+MOST_VOXELS = 10**17  # a hundred petabytes: on paper every slab is counted
+
 
 @click.command()
 @click.argument("config", required=False)
@@ -60,6 +62,10 @@ def plan(
     """
     if (config is None) == (shape is None):
         raise UsageError("give a configuration or --shape, one of the two", do="zmend plan zmend.yaml")
+    if rates and config:
+        raise UsageError("--rates is of plans on paper", why="a configuration's site is measured", do="--calibrate")
+    if calibrate and shape:
+        raise UsageError("--calibrate needs a configuration", why="on paper nothing can be measured", do="--rates FILE")
     from pipeline import show
 
     if shape is not None:
@@ -112,4 +118,10 @@ def shape_of(text: str) -> tuple[int, int, int]:
         raise UsageError(f"--shape '{text}' is not three integers", do="for example --shape 25000,200000,200000") from e
     if min(z, y, x) < 1:
         raise UsageError(f"--shape '{text}' has an empty axis", do="for example --shape 25000,200000,200000")
+    if z * y * x > MOST_VOXELS:
+        raise UsageError(
+            f"--shape '{text}' has more than {MOST_VOXELS:,} voxels",
+            why="every slab is counted, and so many take hours",
+            do="for example --shape 25000,200000,200000",
+        )
     return z, y, x
