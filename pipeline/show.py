@@ -163,7 +163,7 @@ def _time(document: dict[str, Any]) -> str:
 
 def costs(found: dict[str, Any]) -> str:
     """What a job moves and takes, in a sentence, and how sure that is."""
-    moves = f"reads {size(found['bytes_read'])}, writes {size(found['bytes_written'])}"
+    moves = f"as stored reads {size(found['bytes_read'])}, writes {size(found['bytes_written'])}"
     if found["merge_bytes_read"]:
         moves += f"; the merge reads {size(found['merge_bytes_read'])}, writes {size(found['merge_bytes_written'])}"
     if found["wall_s"] is None:
@@ -209,12 +209,13 @@ def paper(document: dict[str, Any]) -> None:
         "flagged": f"{document['sections_flagged']} sections, {document['voxels']:.3g} voxels",
         "slabs": f"{document['slabs']:,} of {document['slab_px']} px",
         "halo": f"tiles and halos add {document['halo_overhead']:.0%} of pixels",
-        "read, write": f"{size(document['bytes_to_read'])}, {size(document['bytes_to_write'])}",
+        "read, write": f"{size(document['bytes_to_read'])}, {size(document['bytes_to_write'])}, before compression",
         "memory": f"{size(document['peak_memory_bytes'])} per worker",
         "time": f"{document['gpu_hours']:,.0f} GPU-hours, if a GPU restores {document['pace_mpx_s']:g} Mpx/s",
         **({"with GPUs, if cores keep up": took(document["gpu_cost"])} if document["gpu_cost"]["measured"] else {}),
         "as measured": costs(document["cost"]),
         **({"a merge besides": f"{spell(document['merge_s'])} of the driver"} if document["merge_s"] else {}),
+        **({"not restorable": _refused(document["not_restorable"])} if document["not_restorable"] else {}),
         "this plan": f"{document['planning_seconds']} s, {document['planning_peak_mib']} MiB",
     }
     pairs(rows)
