@@ -86,7 +86,26 @@ def connect(site: Site, tell: Tell = lambda _: None) -> Iterator[Any]:
 
     doors = {"local": _local, "cuda": _cuda, "slurm": _slurm, "scheduler": _scheduler}
     with dask.config.set(SETTINGS), doors[site.kind](site, tell) as client:
+        _forget_groups(client)
         yield client
+
+
+def _forget_groups(client: Any) -> None:
+    """Each slab is a group of tasks, of which dask keeps 2 kB for ever in a "span" for its pages: 2 GB of a million.
+
+    A scheduler elsewhere is let alone: it may be others', too.
+    """
+    from distributed.spans import SpansSchedulerExtension
+
+    class NoSpans(SpansSchedulerExtension):  # type: ignore[misc]
+        def observe_tasks(self, *_: Any, **__: Any) -> dict[Any, Any]:
+            return {}
+
+        def heartbeat(self, *_: Any) -> None:
+            pass
+
+    if (scheduler := _own(client)) is not None:
+        scheduler.extensions["spans"] = NoSpans(scheduler)
 
 
 def cut_off(client: Any, name: str | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections import Counter
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from distributed.scheduler import TaskGroup
 from distributed.utils import key_split
 
 from pipeline import cluster, crew, pace
@@ -276,3 +278,15 @@ def test_a_slab_that_is_sent_again_for_something_else_does_not_bring_what_it_bro
         assert again.future.key != trip.future.key
         assert key_split(again.future.key) == key_split(trip.future.key) == "slab", "dask learns how long slabs take"
         assert next(after.land(20))[2]["slab"] == next(before.land(20))[2]["slab"]
+
+
+def test_of_slabs_that_are_done_the_scheduler_keeps_nothing() -> None:
+    """It kept 2 kB of each: its groups, in a span and in a computation, for pages that show them."""
+    with cluster.connect(Site(workers=1)) as client:
+        flight = Flight(client, toys.Echo())
+        flight.send(Slabs(60), {}, (), 0.0)
+        while flight:
+            assert all(outcome["slab"] for *_, outcome in flight.land(20))
+        while sum(isinstance(thing, TaskGroup) for thing in gc.get_objects()) > 3:  # what was released is forgotten soon
+            time.sleep(0.05)
+            gc.collect()
