@@ -40,9 +40,13 @@ def _start_leaving() -> None:
 async def _leave(nanny: Any) -> None:
     nanny.close_gracefully()  # dask's word for: do not start the worker again, should it end first
     try:
-        await asyncio.wait_for(
-            nanny.scheduler.retire_workers(workers=[nanny.worker_address], close_workers=False, remove=True), LEAVE_S
-        )
+        await asyncio.wait_for(_goodbye(nanny), LEAVE_S)
     except (TimeoutError, OSError, ValueError) as error:  # no scheduler, or it is busy: leave without goodbye
         print(f"drain: {type(error).__name__}: {error}", file=sys.stderr)
     await nanny.close(timeout=5, reason="drain")
+
+
+async def _goodbye(nanny: Any) -> None:
+    while nanny.process is not None and nanny.worker_address is None:
+        await asyncio.sleep(0.05)  # the scheduler knows a worker that has just started sooner than its nanny does
+    await nanny.scheduler.retire_workers(workers=[nanny.worker_address], close_workers=False, remove=True)

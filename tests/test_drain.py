@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,13 +19,15 @@ from tests.test_scheduler import Outside
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
-def test_every_worker_of_a_job_says_goodbye(number: int) -> None:
+def test_every_worker_of_a_job_says_goodbye(number: int, tmp_path: Path) -> None:
     there = Outside()
     there.scheduler()
     command = [sys.executable, "-m", "distributed.cli.dask_worker", there.address, "--nworkers", "2", "--nthreads", "1"]
     command += ["--dashboard-address", "127.0.0.1:0", "--preload-nanny", "pipeline.drain"]
     env = {**os.environ, "DASK_CONFIG": str(DASK_YAML), "DASK_DISTRIBUTED__WORKER__PRELOAD": '["pipeline.drain"]'}
-    job = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL)
+    said = tmp_path / "said.txt"
+    with said.open("wb") as file:
+        job = subprocess.Popen(command, env=env, stderr=file)
     try:
         with Client(there.address, set_as_default=False) as client:
             until(lambda: len(client.nthreads()) == 2, "two workers come")
@@ -32,7 +35,7 @@ def test_every_worker_of_a_job_says_goodbye(number: int) -> None:
             until(lambda: all(client.processing().values()), "each has one")
             job.send_signal(number)
             until(lambda: not client.nthreads(), "both leave")
-            assert client.run_on_scheduler(suspicion) == [0, 0], "neither slab is suspected"
+            assert client.run_on_scheduler(suspicion) == [0, 0], f"neither slab is suspected:\n{said.read_text()}"
             assert len(held) == 2
             assert job.wait(60) == 0 or number == signal.SIGTERM
     finally:
