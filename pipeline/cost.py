@@ -128,7 +128,7 @@ def cost(load: Load, rates: Rates, workers: int) -> Cost:
         merge_bytes_written=round(load.merge_bytes * rates.stored),
         worker_hours=(work * hands + load.probe_calls * probe) / 3600,
         wall_s=work + rest,
-        low_s=low + rest * (1 - rates.doubt),
+        low_s=max(0.0, low + rest * (1 - rates.doubt)),
         high_s=high + rest * (1 + rates.doubt),
         workers=workers,
         merge_s=merge,
