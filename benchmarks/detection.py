@@ -1,8 +1,8 @@
 """Detection measured: real damage that people have named, simulated damage in intact real sections, and false flags.
 
 Thresholds were set on the stacks of CALIBRATED, and the networks learned from them; the numbers that count are those of
-the others. Beside it stands the
-detector that everybody writes first: the z-score of a section's mean among the sections around.
+the others. Beside it stands the detector that everybody writes first: the z-score of a section's mean among the sections
+around.
 
     ZMEND_STACKS=folder of npz files python -m benchmarks detection
 """

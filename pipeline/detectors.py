@@ -91,7 +91,7 @@ def looks(image: NDArray[np.uint8], empty: Mask, smooth_px: float) -> tuple[Look
     places = cv2.resize(fine * kept, squares, interpolation=cv2.INTER_AREA)[share_kept > 0.5]
     least, most = np.percentile(places / share_kept[share_kept > 0.5], (15, 70)) if places.size else (TINY, TINY)
     across = kept.mean(1)
-    full = across > across.max() * 0.9  # rows through a lost tile have fewer pixels, and other medians
+    full = across > across.max() * 0.9  # rows through a lost tile have fewer pixels, and other greys
     rows = cv2.reduce(np.clip(sharp, low, high), 1, cv2.REDUCE_AVG)[:, 0]  # dark profiles count no more than others
     beside = full[1:] & full[:-1]
     wobble = float(np.median(np.abs(np.diff(rows))[beside])) * TO_SIGMA if beside.any() else 0.0

@@ -46,8 +46,8 @@ class Thresholds:
 
     # Places in a section: where to look, and what amounts to damage: pixels, each counted by how sure the spotter is
     # of it (1: certainly damaged, 0: as likely as not)
-    doubt: float = 0.6  # of the scout, at which one looks: all simulated damage has more,
-    doubts: float = 1.5  # places, each counted by its doubt, that are one: a twentieth of intact tissue is looked at
+    doubt: float = 0.6  # of the scout, at which one looks: all simulated damage of medium severity has more,
+    doubts: float = 1.5  # places, each counted by its doubt, that are one: 8 % of intact tissue is looked at
     fold: float = 800.0  # simulated ones amount to 3,100 and more, intact places to 280
     crack: float = 650.0  # 2,000; 270
     contamination: float = 345.0  # 370; 310
