@@ -2,7 +2,7 @@
 
 zarr takes each chunk through an event loop and several threads: of chunks of a megabyte that is a third of the time,
 of small ones more. What is here makes the same bytes and the same voxels (tests hold it to that). Whatever it does not
-know, and whatever fails, is left to zarr, which also finds the words.
+know, and whatever fails, is left to zarr, which also finds the words; but for what unpacks to too much.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 from google_crc32c import value as crc32c
-from numcodecs import Blosc, GZip, Zstd  # type: ignore[import-untyped]
+from numcodecs import Zstd  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
+from pipeline import unpack
 from pipeline.box import ZYX, Box
 from pipeline.files import Files
 from pipeline.layout import Layout
@@ -39,8 +40,9 @@ class UnreadableError(Exception):
 class Step:
     """One codec of bytes."""
 
-    decode: Callable[[Any], Any]
+    decode: unpack.Unpack
     encode: Callable[[Any], Any] | None  # None: zarr is to write
+    more: int = 0  # bytes that it adds
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,10 @@ class Coder:
         out[part.within(box)] = self.fill_value if raw is None else self.decode(raw)[part.within(chunk)]
 
     def decode(self, raw: Any) -> Voxels:
-        """The voxels of a chunk, whole. Raises UnreadableError or whatever a codec raises."""
-        for step in reversed(self.steps):
-            raw = step.decode(raw)
+        """The voxels of a chunk, whole. Raises UnreadableError, TooMuchError or whatever a codec raises."""
+        size = math.prod(self.chunks) * self.dtype.itemsize
+        for n, step in reversed([*enumerate(self.steps)]):
+            raw = step.decode(raw, size + sum(s.more for s in self.steps[:n]))
         found = np.frombuffer(raw, self.dtype)
         if found.size != math.prod(self.chunks):
             raise UnreadableError(f"{found.size} voxels instead of {self.chunks}")
@@ -212,20 +215,21 @@ def _steps_2(doc: Json) -> tuple[Step, ...] | None:
 
 def _all(steps: list[Step | None]) -> tuple[Step, ...] | None:
     found = [s for s in steps if s is not None]
-    return tuple(found) if len(found) == len(steps) else None
+    packed = sum(not s.more for s in found)  # of what was packed twice nobody knows how much the first made of it
+    return tuple(found) if len(found) == len(steps) and packed < 2 else None
 
 
 def _step(name: str, settings: Json) -> Step | None:
     if name == "zstd":
         codec = Zstd(level=settings.get("level", 0), checksum=bool(settings.get("checksum", False)))
-        return Step(codec.decode, codec.encode)
+        return Step(unpack.zstd, codec.encode)
     if name == "crc32c":
-        return Step(_checked, lambda raw: bytes(raw) + crc32c(bytes(raw)).to_bytes(CRC_BYTES, "little"))
-    reading = {"blosc": Blosc, "gzip": GZip}.get(name)
-    return None if reading is None else Step(reading().decode, None)
+        return Step(_checked, lambda raw: bytes(raw) + crc32c(bytes(raw)).to_bytes(CRC_BYTES, "little"), CRC_BYTES)
+    reading = {"blosc": unpack.blosc, "gzip": unpack.gzip}.get(name)
+    return None if reading is None else Step(reading, None)
 
 
-def _checked(raw: Any) -> Any:
+def _checked(raw: Any, size: int) -> Any:
     body = raw[:-CRC_BYTES]
     if len(raw) < CRC_BYTES or crc32c(bytes(body)) != int.from_bytes(raw[-CRC_BYTES:], "little"):
         raise UnreadableError("its checksum is another")

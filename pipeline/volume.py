@@ -34,6 +34,7 @@ from pipeline.objects import Stored
 from pipeline.ome import ZYX_NAMES, Image, Json, Voxel, nm_text
 from pipeline.shard import present_in, splice
 from pipeline.tensors import open_voxels
+from pipeline.unpack import TooMuchError
 from pipeline.zarrstore import Blind, Counted, path_in, zarr_store
 
 Voxels = NDArray[Any]  # uint8 or uint16, (z, y, x)
@@ -246,6 +247,8 @@ class Volume:
         if self._coder is not None:
             try:
                 return self._decoded(box)
+            except TooMuchError:
+                raise
             except Exception:  # whatever it is: zarr reads what this could not, or says what is wrong with it
                 pass
         stored = np.asarray(self._array[self._slices(box)])

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import gzip
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
+from numcodecs import Blosc, Zstd
 
+from pipeline.box import Box
 from pipeline.errors import PlanChangedError, VolumeError
 from pipeline.files import Files
 from pipeline.layout import parse_layout
@@ -118,6 +122,43 @@ def test_a_volume_with_huge_chunks_is_refused_before_it_is_decoded(tmp_path: Pat
     (tmp_path / "zarr.json").write_text(json.dumps({**v3([4, 10**6, 10**6], [1, 10**6, 10**6]), "node_type": "array", "attributes": {}}))
     with pytest.raises(VolumeError, match="are taken for an attack"):
         Volume.open(str(tmp_path))
+
+
+BOMB = bytes(1 << 28)
+
+
+def _frame(size: int) -> bytes:
+    """A zstd frame of so many zeros that does not say how many: blocks of 128 KiB, each one byte that is repeated."""
+    count = size >> 17
+    blocks = (((n == count - 1) | 1 << 1 | 1 << 17 << 3).to_bytes(3, "little") + b"\0" for n in range(count))
+    return b"\x28\xb5\x2f\xfd\x00\x58" + b"".join(blocks)
+
+
+BOMBS = {
+    "zstd": ({"name": "zstd", "configuration": {"level": 1, "checksum": False}}, lambda: Zstd().encode(BOMB)),
+    "zstd that says no size": ({"name": "zstd", "configuration": {"level": 1, "checksum": False}}, lambda: _frame(len(BOMB))),
+    "blosc": ({"name": "blosc", "configuration": {"typesize": 1, "cname": "zstd", "clevel": 1, "shuffle": "noshuffle", "blocksize": 0}}, lambda: Blosc("zstd").encode(BOMB)),
+    "gzip": ({"name": "gzip", "configuration": {"level": 1}}, lambda: gzip.compress(BOMB, 1)),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_chunk_that_unpacks_to_more_than_it_declares_is_refused_before_there_is_room_for_it(kind: str, tmp_path: Path) -> None:
+    codec, made = BOMBS[kind]
+    doc = v3([4, 64, 64], [4, 64, 64])
+    (tmp_path / "zarr.json").write_text(json.dumps({**doc, "codecs": [{"name": "bytes"}, codec], "chunk_key_encoding": {"name": "default"}, "node_type": "array", "attributes": {}}))
+    (tmp_path / "c/0/0").mkdir(parents=True)
+    (tmp_path / "c/0/0/0").write_bytes(made())
+    volume = Volume.open(str(tmp_path))
+    with pytest.raises(VolumeError):
+        volume.read(Box.of(volume.shape))  # what is imported then takes room of its own
+    tracemalloc.start()
+    try:
+        with pytest.raises(VolumeError, match="cannot be decoded"):
+            volume.read(Box.of(volume.shape))
+        assert tracemalloc.get_traced_memory()[1] < len(BOMB) / 8
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_largest_volume_that_is_planned_for_is_taken() -> None:
