@@ -29,9 +29,10 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tests.faults.clusters import KINDS as SLOW
 from tests.faults.harness import Outcome, Stage, World
@@ -58,7 +59,7 @@ def play(number: int, stages: list[World], kinds: list[str], keep: bool = False)
     """The fault of that number."""
     rng = random.Random(number)
     name = rng.choices(kinds, [KINDS[k][0] for k in kinds])[0]
-    stage = Stage(rng.choice(stages), f"fault{number}")
+    stage, began = Stage(rng.choice(stages), f"fault{number}"), time.monotonic()
     outcome = Outcome(name, number, slabs=len(stage.world.slabs))
     try:
         return KINDS[name][1](stage, rng, outcome)
@@ -66,25 +67,36 @@ def play(number: int, stages: list[World], kinds: list[str], keep: bool = False)
         outcome.wrong.append(f"{type(error).__name__}: {error}")
         return outcome
     finally:
+        outcome.took_s = round(time.monotonic() - began, 2)
         if not keep:
             stage.remove()
 
 
-def faults(count: int, seed: int, kinds: list[str], folder: Path, keep: bool = False) -> Iterator[Outcome]:
-    made = worlds(folder)
-    yield from (play(number, made, kinds, keep) for number in range(seed, seed + count))
+def faults(numbers: Sequence[int], kinds: list[str], folder: Path, keep: bool = False) -> Iterator[Outcome]:
+    made = worlds(folder) if numbers else []
+    yield from (play(number, made, kinds, keep) for number in numbers)
+
+
+def noted(file: str | None, numbers: Container[int]) -> list[Outcome]:
+    """What came of those of the faults that were played before, each once: of one played again the last."""
+    lines = Path(file).read_text().splitlines() if file and Path(file).exists() else []
+    found = {o.seed: o for o in (Outcome(**json.loads(line)) for line in lines)}
+    return [found[n] for n in sorted(found) if n in numbers]
 
 
 def table(outcomes: list[Outcome]) -> str:
-    """kind, faults, how many of them struck, identical stores, work done twice."""
-    rows = ["| kind | faults | struck | identical | finished slabs restored again | slabs in hand restored again |", "|---|---|---|---|---|---|"]
+    """kind, faults, how many of them struck, identical stores, work done twice, time; then those that were not as promised."""
+    rows = ["| kind | faults | struck | identical | finished slabs restored again | slabs in hand restored again | s a fault |", "|---|---|---|---|---|---|---|"]
     for kind in [*sorted({o.kind for o in outcomes}), "all"]:
         mine = [o for o in outcomes if kind in (o.kind, "all")]
-        cells = [len(mine), sum(o.struck for o in mine), sum(not o.wrong for o in mine), sum(o.again for o in mine), sum(o.in_hand for o in mine)]
+        cells: list[Any] = [len(mine), sum(o.struck for o in mine), sum(not o.wrong for o in mine), sum(o.again for o in mine), sum(o.in_hand for o in mine)]
+        cells.append(f"{sum(o.took_s for o in mine) / max(1, len(mine)):.1f}")
         rows.append(f"| {kind} | " + " | ".join(map(str, cells)) + " |")
-    done = sum(o.slabs for o in outcomes)
-    extra = sum(o.again for o in outcomes) / max(1, done)
-    return "\n".join([*rows, "", f"Extra work: {extra:.2%} of {done} slabs; with those in hand at the fault {sum(o.again + o.in_hand for o in outcomes) / max(1, done):.2%}."])
+    done = max(1, sum(o.slabs for o in outcomes))
+    again, in_hand = (sum(getattr(o, name) for o in outcomes) for name in ("again", "in_hand"))
+    rows += ["", f"Extra work: {again / done:.2%} of {done} slabs; with those in hand at the fault {(again + in_hand) / done:.2%}."]
+    bad = [o for o in outcomes if o.wrong or o.again]
+    return "\n".join([*rows, "", "Not as promised:" if bad else "All were as promised.", *(f"- seed {o.seed}, {o.kind}: {o.what}: {o.wrong[:3]}" for o in bad)])
 
 
 def main() -> None:
@@ -94,14 +106,16 @@ def main() -> None:
     words.add_argument("--kind", action="append", choices=sorted(KINDS), help="only this kind; may be given again")
     words.add_argument("--quick", action="store_true", help="only the kinds without clusters")
     words.add_argument("--slow", action="store_true", help="only those with clusters")
-    words.add_argument("--out", metavar="FILE", help="note each outcome there too, a JSON line each")
+    words.add_argument("--out", metavar="FILE", help="note each outcome there too, a JSON line each; what is noted there is not played again")
     words.add_argument("--report", metavar="FILE", help="write the table there, with machine and date")
     words.add_argument("--keep", metavar="FOLDER", help="keep what was made there")
     asked = words.parse_args()
-    outcomes, began = [], time.monotonic()
+    every, began = range(asked.seed, asked.seed + asked.count), time.monotonic()
+    outcomes = noted(asked.out, every)
+    left = sorted(set(every) - {o.seed for o in outcomes})
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(asked.keep or temporary)
-        for outcome in faults(asked.count, asked.seed, asked.kind or list(QUICK if asked.quick else SLOW if asked.slow else KINDS), folder, bool(asked.keep)):
+        for outcome in faults(left, asked.kind or list(QUICK if asked.quick else SLOW if asked.slow else KINDS), folder, bool(asked.keep)):
             outcomes.append(outcome)
             if asked.out:
                 with Path(asked.out).open("a") as file:
@@ -110,7 +124,7 @@ def main() -> None:
                 print(f"seed {outcome.seed} {outcome.kind}: {outcome.what}: {outcome.again} again; " + json.dumps(outcome.wrong[:6]), flush=True)
             if len(outcomes) % 50 == 0:
                 print(f"{len(outcomes)} faults, {time.monotonic() - began:.0f} s", flush=True)
-    seeds = f"Seeds {asked.seed} to {asked.seed + asked.count - 1}, {time.monotonic() - began:.0f} s."
+    seeds = f"Seeds {asked.seed} to {asked.seed + asked.count - 1}, {sum(o.took_s for o in outcomes):.0f} s."
     print(f"\n{seeds}\n\n{table(outcomes)}")
     if asked.report:
         command = " ".join(["python -m tests.faults", *sys.argv[1:]])

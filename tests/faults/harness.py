@@ -176,6 +176,7 @@ class Outcome:
     slabs: int = 0
     again: int = 0  # finished slabs that were restored again, though nothing had damaged them
     in_hand: int = 0  # slabs that were restored again, for they had no record yet
+    took_s: float = 0.0  # the fault and what followed
 
 
 def ended(process: Any) -> int:
