@@ -41,14 +41,18 @@ def test_which_errors_end_a_process(error: Exception, kind: str) -> None:
     assert ends_process(error) == kind
 
 
-def hold_many(budget: Budget, sizes: list[int], each_s: float = 0.02) -> tuple[int, int]:
-    """Most bytes and most slabs that were held at once."""
+def hold_many(budget: Budget, sizes: list[int], most: int) -> tuple[int, int]:
+    """Most bytes and most slabs that were held at once; the first wait until so many slabs are."""
     seen: list[tuple[int, int]] = []
+    met = threading.Event()
 
     def one(size: int) -> None:
         with budget.hold(size):
             seen.append((budget.used, budget.held))
-            time.sleep(each_s)
+            if len(seen) >= most:
+                met.set()
+            assert met.wait(120)
+            time.sleep(0.02)  # for one more, which must not come
 
     with ThreadPoolExecutor(len(sizes)) as pool:
         list(pool.map(one, sizes))
@@ -58,26 +62,33 @@ def hold_many(budget: Budget, sizes: list[int], each_s: float = 0.02) -> tuple[i
 
 
 def test_no_more_bytes_are_in_hand_than_the_budget_allows() -> None:
-    assert hold_many(Budget(100), [40, 40, 40, 40]) == (80, 2)
-    assert hold_many(Budget(0), [40, 40, 40]) == (120, 3), "0 bounds nothing"
+    assert hold_many(Budget(100), [40, 40, 40, 40], 2) == (80, 2)
+    assert hold_many(Budget(0), [40, 40, 40], 3) == (120, 3), "0 bounds nothing"
 
 
 def test_one_slab_is_always_let_in() -> None:
-    assert hold_many(Budget(100), [500, 500]) == (500, 1)
+    assert hold_many(Budget(100), [500, 500], 1) == (500, 1)
 
 
 def test_a_big_slab_is_not_passed_by_small_ones_for_ever() -> None:
-    budget, order = Budget(100), []
+    budget, order, held, go = Budget(100), [], threading.Event(), threading.Event()
 
     def one(size: int) -> None:
         with budget.hold(size):
             order.append(size)
-            time.sleep(0.05)
+            held.set()
+            assert go.wait(120)
 
-    threads = [threading.Thread(target=one, args=(size,)) for size in (60, 100, 30, 30)]
-    for thread in threads:
+    threads = [threading.Thread(target=one, args=(size,), daemon=True) for size in (60, 100, 30, 30)]
+    threads[0].start()
+    assert held.wait(120)
+    threads[1].start()
+    while not budget._door.locked():  # until the big one waits at it
+        time.sleep(0.001)
+    for thread in threads[2:]:
         thread.start()
-        time.sleep(0.01)
+    time.sleep(0.05)  # for the small ones to slip past
+    go.set()
     for thread in threads:
         thread.join()
     assert order == [60, 100, 30, 30]
@@ -101,48 +112,56 @@ def test_an_ordinary_error_gives_the_turn_to_the_next() -> None:
 
 
 DYING = """
-import sys, threading, time
+import threading, time
+from pipeline import lanes
 from pipeline.lanes import Exit, Turn
-exit, said = Exit(), []
+lanes.GRACE_S = 3600  # who waits for lanes that wait for it never ends
+exit = Exit()
 turn = Turn(exit)
+has_turn, wants_turn, at_work, told, comes = (threading.Event() for _ in range(5))
 
 def fails():
     with exit.lane():
         try:
             with turn:
-                time.sleep(0.2)
+                has_turn.set()
+                wants_turn.wait()
+                at_work.wait()
                 raise MemoryError("no room")
         except MemoryError:
             print("told", flush=True)
+            told.set()
 
 def waits():  # for its turn: it must not meet the same error
-    with exit.lane(), turn:
-        print("restored after the error", flush=True)
+    has_turn.wait()
+    with exit.lane():
+        wants_turn.set()
+        with turn:
+            print("restored after the error", flush=True)
 
 def writes():
     with exit.lane():
-        time.sleep(0.8)
+        at_work.set()
+        comes.wait()
         print("written", flush=True)
 
 def late():
-    time.sleep(0.4)
+    told.wait()
+    comes.set()
     with exit.lane():
         print("began after the error", flush=True)
 
 for work in (fails, waits, writes, late):
     threading.Thread(target=work).start()
-    time.sleep(0.05)
-time.sleep(60)
+threading.Event().wait()
 """
 
 
 def test_a_process_ends_after_its_lanes_have_and_nobody_begins_anew() -> None:
-    began = time.monotonic()
-    process = subprocess.run([sys.executable, "-c", DYING], cwd=ROOT, capture_output=True, text=True, timeout=50)
+    process = subprocess.run([sys.executable, "-c", DYING], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert process.returncode == EXIT_CODE
     assert process.stdout.split() == ["told", "written"]
     assert "this worker's process ends: MemoryError: no room" in process.stderr
-    assert time.monotonic() - began < 15, "it does not wait for lanes that wait for it"
 
 
 class Waiting(Copier):
