@@ -77,9 +77,12 @@ class Rates:
     def of(said: Mapping[str, Any]) -> Rates:
         """From JSON, whose keys are text. Raises TypeError, ValueError, AttributeError, KeyError."""
         numbers = {f.name: float(said[f.name]) for f in fields(Rates) if f.name in said and f.name != "call_s"}
-        if not all(math.isfinite(v) and v >= 0 for v in numbers.values()):
+        calls = {int(k): float(v) for k, v in said["call_s"].items()}
+        if not all(math.isfinite(v) and v >= 0 for v in (*numbers.values(), *calls.values())):
             raise ValueError("a rate is no number of seconds")
-        return Rates({int(k): float(v) for k, v in said["call_s"].items()}, **numbers)
+        if not calls:
+            raise ValueError("it tells of no call of the restorer")
+        return Rates(calls, **numbers)
 
 
 @dataclass(frozen=True, slots=True)

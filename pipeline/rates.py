@@ -104,14 +104,16 @@ def parse(raw: bytes, where: str) -> Calibration:
     """From JSON. Raises ConfigError."""
     try:
         said = json.loads(raw)
+        if not isinstance(said, dict):
+            raise ValueError("it is no JSON object")
         if said["schema"] != SCHEMA:
             raise ValueError(f"its schema is {said['schema']!r}, not {SCHEMA}")
-        rest = {k: said[k] for k in ("measured", "machine", "workers")}
-        return Calibration(Rates.of(said["rates"]), dict(said["fits"]), **rest)
+        rates, fits, measured, machine = Rates.of(said["rates"]), dict(said["fits"]), said["measured"], said["machine"]
+        return Calibration(rates, fits, str(measured), str(machine), int(said["workers"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             "these are no rates",
             where=where,
-            why=f"{type(error).__name__}: {error}",
+            why=f"it has no {error}" if isinstance(error, KeyError) else f"{error}",
             do="measure them again: zmend plan zmend.yaml --calibrate",
         ) from error

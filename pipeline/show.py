@@ -204,14 +204,20 @@ def _refused(entries: list[dict[str, Any]]) -> str:
 
 def paper(document: dict[str, Any]) -> None:
     """A plan of a volume that need not exist."""
+    volume = f"{tuple(document['shape'])}, {size(document['bytes'])}"
+    if not document["slabs"]:
+        flagged, refused = f"{document['sections_flagged']} sections", document["not_restorable"]
+        left = {"not restorable": _refused(refused)} if refused else {}
+        pairs({"volume": volume, "flagged": flagged, "slabs": "none: nothing would be restored", **left})
+        return
     rows = {
-        "volume": f"{tuple(document['shape'])}, {size(document['bytes'])}",
+        "volume": volume,
         "flagged": f"{document['sections_flagged']} sections, {document['voxels']:.3g} voxels",
         "slabs": f"{document['slabs']:,} of {document['slab_px']} px",
         "halo": f"tiles and halos add {document['halo_overhead']:.0%} of pixels",
         "read, write": f"{size(document['bytes_to_read'])}, {size(document['bytes_to_write'])}, before compression",
         "memory": f"{size(document['peak_memory_bytes'])} per worker",
-        "time": f"{document['gpu_hours']:,.0f} GPU-hours, if a GPU restores {document['pace_mpx_s']:g} Mpx/s",
+        "time": _gpu_time(document["voxels"], document["pace_mpx_s"]),
         **({"with GPUs, if cores keep up": took(document["gpu_cost"])} if document["gpu_cost"]["measured"] else {}),
         "as measured": costs(document["cost"]),
         **({"a merge besides": f"{spell(document['merge_s'])} of the driver"} if document["merge_s"] else {}),
@@ -219,6 +225,13 @@ def paper(document: dict[str, Any]) -> None:
         "this plan": f"{document['planning_seconds']} s, {document['planning_peak_mib']} MiB",
     }
     pairs(rows)
+
+
+def _gpu_time(voxels: int, pace_mpx_s: float) -> str:
+    """What one GPU takes to restore so much, in a sentence."""
+    hours = voxels / (pace_mpx_s * 1e6) / 3600
+    said = f"{hours:,.0f} GPU-hours" if hours >= 10 else f"{spell(hours * 3600)} of one GPU"
+    return f"{said}, if a GPU restores {pace_mpx_s:g} Mpx/s"
 
 
 def summary(document: dict[str, Any]) -> None:

@@ -290,7 +290,7 @@ VERBS = {
     "merge of a file": (["merge", "{}/flags.csv"], VolumeError, 3, "there is no zmend store here"),
     "a story of no place": (["verify", "{}/raw.zarr", "--at", "1,2"], UsageError, 2, "is not three integers"),
     "a shape in words": (["plan", "--shape", "big"], UsageError, 2, "is not three integers"),
-    "a shape without depth": (["plan", "--shape", "0,9,9"], UsageError, 2, "has an empty axis"),
+    "a shape without depth": (["plan", "--shape", "0,9,9"], UsageError, 2, "has an axis below 1"),
     "a plan that is none": (["run", "{}/zmend.yaml", "--plan", "{}/flags.csv"], PlanChangedError, 3, "this is no plan"),
     "a site that is not there": (["run", "{}/zmend.yaml", "--site", "{}/gone.yaml"], ConfigError, 3, "the configuration cannot be read"),
     "a plan over something else": (["plan", "{}/zmend.yaml", "--out", "{}/flags.csv"], UsageError, 2, "is there and is no plan"),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,7 @@ from pipeline.forecast import forecast
 from pipeline.job import propose
 from pipeline.rates import Calibration, beside, keep, read, shipped
 from pipeline.report import history
-from tests.jobs import ENSEMBLE, Job, build
+from tests.jobs import ENSEMBLE, Job, build, command
 
 FITS = {"restorer": "r", "batch": 1, "draws": 0, "kind": "local", "threads": 2}
 KEPT = Calibration(Rates({1: 2.0}, start_s=3.0), FITS, "2026-11-23", "a machine", 2)
@@ -47,6 +50,20 @@ def test_a_calibration_measures_everything_and_leaves_nothing_behind(workers: in
     assert measured.start_s > 0
     assert 0 < measured.stored < 2 and measured.doubt >= 0.1
     assert found.workers == max(1, workers)
+
+
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 0), (signal.SIGTERM, 0), (signal.SIGTERM, 1)])
+def test_a_calibration_that_is_stopped_leaves_nothing_behind(number: int, workers: int, job: Job) -> None:
+    config = job.config(site={"workers": workers}, recipe={"restorer": "tests.toys:Textured", "options": {"sleep": 1.0}})
+    process = command("plan", str(config), "--calibrate", cwd=job.folder)
+    before, records = {*os.listdir(job.folder), "zmend.plan.json"}, job.folder / "out.zarr.calibration/zmend"
+    while not records.exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 75 and "interrupted" in err, err
+    assert "leaked" not in err and "Traceback" not in err
+    assert set(os.listdir(job.folder)) <= before
 
 
 def test_a_slower_restorer_is_measured_as_slower(job: Job) -> None:
@@ -96,20 +113,55 @@ def test_every_key_that_must_fit_is_asked_for(key: str) -> None:
     assert KEPT.misfit({**FITS, key: "else"}) == rates.FITS[key]
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"schema": "zmend-rates/2"}', '{"schema": "zmend-rates/1", "rates": {"call_s": {"1": "x"}}}'])
-def test_a_file_that_holds_no_rates_is_told_of_and_stops_no_plan(text: str, job: Job) -> None:
+GOOD = json.loads(KEPT.dump())
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "Expecting value"),
+        ("{}", "it has no 'schema'"),
+        ("[]", "it is no JSON object"),
+        ('{"schema": "zmend-rates/2"}', "its schema is 'zmend-rates/2', not zmend-rates/1"),
+        (json.dumps({k: v for k, v in GOOD.items() if k != "rates"}), "it has no 'rates'"),
+        (json.dumps({k: v for k, v in GOOD.items() if k != "machine"}), "it has no 'machine'"),
+        (json.dumps({**GOOD, "workers": "some"}), "some"),
+        (json.dumps({**GOOD, "rates": {}}), "it has no 'call_s'"),
+        (json.dumps({**GOOD, "rates": {"call_s": {}}}), "it tells of no call of the restorer"),
+        (json.dumps({**GOOD, "rates": {"call_s": {"1": "x"}}}), "could not convert string to float"),
+        (json.dumps({**GOOD, "rates": {"call_s": {"1": -1}}}), "a rate is no number of seconds"),
+        (json.dumps({**GOOD, "rates": {"call_s": {"1": 1}, "stored": float("inf")}}), "a rate is no number of seconds"),
+    ],
+)
+def test_a_file_that_holds_no_rates_is_told_of_and_stops_no_plan(text: str, why: str, job: Job) -> None:
     made = propose(job.load())
     path = Path(beside(made.config.output.path))
     path.write_text(text)
     assert "rates.json" in forecast(made)["why"]
-    with pytest.raises(ConfigError, match="these are no rates"):
+    with pytest.raises(ConfigError, match="these are no rates") as told:
         read(path)
+    assert why in told.value.why and "Error" not in told.value.why
     with pytest.raises(ConfigError, match="no such file of rates"):
         read(path.with_name("nowhere.json"))
 
 
 def test_a_calibration_comes_back_as_it_was_kept(tmp_path: Path) -> None:
     assert read(keep(str(tmp_path / "out.zarr"), KEPT)) == KEPT
+
+
+@pytest.mark.parametrize(
+    ("shape", "flagged", "words"),
+    [
+        ("1000,20000,20000", "0.02", "time                        2.22 min of one GPU, if a GPU restores 60 Mpx/s"),
+        ("25000,200000,200000", "0.02", "93 GPU-hours, if a GPU restores 60 Mpx/s"),
+        ("1000,20000,20000", "0", "none: nothing would be restored"),
+        ("2,900,900", "0.5", "not restorable"),
+    ],
+)
+def test_a_plan_on_paper_in_words(shape: str, flagged: str, words: str) -> None:
+    said = zmend("plan", "--shape", shape, "--flagged", flagged)
+    assert words in said
+    assert ("halo" in said) == ("GPU" in said), "of nothing there is neither"
 
 
 def test_a_plan_on_paper_tells_of_the_machine_that_was_measured(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
@@ -14,7 +17,8 @@ def main() -> None:
     """Entry point: turns every error into words on stderr and an exit code."""
     verbose = sum(a.count("v") for a in sys.argv[1:] if a.startswith("-v") and set(a[1:]) == {"v"})
     try:
-        cli(standalone_mode=False)
+        with _terminated_as_interrupted():
+            cli(standalone_mode=False)
     except ZmendError as e:
         _fail(str(e), e.exit_code, verbose)
     except click.exceptions.Abort:
@@ -36,6 +40,18 @@ def main() -> None:
             1,
             verbose,
         )
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM unwinds what is under way, as Ctrl-C does: else scratch files and workers would be left behind."""
+    before = signal.getsignal(signal.SIGTERM)
+    if before == signal.SIG_DFL:  # else whoever started this meant it to be deaf to it
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _system_remedy(error: OSError) -> str:

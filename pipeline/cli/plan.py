@@ -117,7 +117,7 @@ def shape_of(text: str) -> tuple[int, int, int]:
     except ValueError as e:
         raise UsageError(f"--shape '{text}' is not three integers", do="for example --shape 25000,200000,200000") from e
     if min(z, y, x) < 1:
-        raise UsageError(f"--shape '{text}' has an empty axis", do="for example --shape 25000,200000,200000")
+        raise UsageError(f"--shape '{text}' has an axis below 1", do="for example --shape 25000,200000,200000")
     if z * y * x > MOST_VOXELS:
         raise UsageError(
             f"--shape '{text}' has more than {MOST_VOXELS:,} voxels",
