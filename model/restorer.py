@@ -288,12 +288,15 @@ def _has_bfloat16(device: str) -> bool:
 
 def _check_voxel(card: Card, voxel_nm: tuple[float, float, float]) -> None:
     low, high = card.voxel_nm_min, card.voxel_nm_max
-    if all(a <= v <= b for a, v, b in zip(low, voxel_nm, high, strict=True)):
+    outside = [i for i, v in enumerate(voxel_nm) if not low[i] <= v <= high[i]]
+    if not outside:
         return
+    wrong = ", ".join(f"{'zyx'[i]} is {voxel_nm[i]:g}, they know {low[i]:g} to {high[i]:g}" for i in outside)
+    # Levels of a pyramid mostly differ in y and x alone.
+    level = "" if 0 in outside else "restore another resolution level of the volume, whose voxels lie inside, or "
     raise VoxelSizeError(
-        f"voxel size {tuple(voxel_nm)} nm (z, y, x) is outside what weights {card.name!r} were trained on: "
-        f"{tuple(low)} to {tuple(high)} nm. Restore another resolution level of the volume, whose voxels lie inside, "
-        "or train weights on data like yours (python -m model.train --help)."
+        f"voxel size {tuple(voxel_nm)} nm (z, y, x) is outside what weights {card.name!r} were trained on: {wrong} nm; "
+        f"{level}train weights on data like yours (zmend train --help)"
     )
 
 

@@ -242,12 +242,15 @@ def _check_voxel_size(answers: Mapping[str, object], voxel_nm: NM | None, path: 
     if voxel_nm is None:
         raise _unknown_voxel_size(path)
     lo, hi = np.asarray(low, float), np.asarray(high, float)
-    if not ((lo <= voxel_nm) & (voxel_nm <= hi)).all():
+    outside = np.flatnonzero((voxel_nm < lo) | (hi < voxel_nm)).tolist()
+    if outside:
         raise RestorerError(
             f"voxel size {voxel_nm} nm is outside what the weights were trained for",
             where=path,
-            why=f"they know {lo.tolist()} to {hi.tolist()} nm (z, y, x)",
-            do="choose another volume.level, or train on your own tissue: zmend train --help",
+            why="; ".join(f"{'zyx'[i]} is {voxel_nm[i]:g} nm, they know {lo[i]:g} to {hi[i]:g}" for i in outside),
+            do="train on your own tissue: zmend train --help"
+            if 0 in outside  # levels of a pyramid mostly differ in y and x alone
+            else "choose another volume.level, or train on your own tissue: zmend train --help",
         )
 
 

@@ -119,6 +119,30 @@ def test_diffusion_refuses_voxel_sizes_that_it_was_not_trained_for() -> None:
         load(recipe(), None)
 
 
+class Choosy:
+    """As a restorer of somebody's own may be."""
+
+    restore = Linear.restore
+
+    def __init__(self, **_: object) -> None:
+        self.needs = {"name": "choosy", "digest": "0", "context": 1, "max_gap": 1, "tile": 64, "halo": 16, "stride": 16,
+                      "voxel_nm_min": [35, 4, 4], "voxel_nm_max": [60, 9, 9]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("size", "why", "do"),
+    [
+        ((400.0, 8.0, 8.0), "z is 400 nm, they know 35 to 60", "train on your own tissue: zmend train --help"),
+        ((45.0, 3.0, 12.0), "y is 3 nm, they know 4 to 9; x is 12 nm, they know 4 to 9", "choose another volume.level, or train on your own tissue: zmend train --help"),
+    ],
+)
+def test_of_a_voxel_size_the_axis_that_does_not_fit_is_named(size: tuple[float, float, float], why: str, do: str) -> None:
+    with pytest.raises(RestorerError, match="is outside what the weights were trained for") as e:
+        load(recipe(restorer="tests.test_restorer:Choosy"), size)
+    assert (e.value.why, e.value.do) == (why, do)
+    assert load(recipe(restorer="tests.test_restorer:Choosy"), (35.0, 9.0, 4.0))[1].name == "choosy"
+
+
 def test_impossible_needs_are_refused() -> None:
     good = {"name": "x", "digest": "0", "context": 1, "max_gap": 1, "tile": 64, "halo": 16, "stride": 16}
     assert Needs.parse({**good, "more": 1}, "x").tile == 64

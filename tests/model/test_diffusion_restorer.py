@@ -204,8 +204,11 @@ def test_a_wrong_sampler_setting_is_refused_before_anything_is_loaded(weights: P
 
 
 def test_a_voxel_size_outside_the_training_range_is_refused_with_a_remedy(weights: Path) -> None:
-    with pytest.raises(VoxelSizeError, match=r"voxel size \(40, 32, 32\) nm .* another resolution level"):
+    with pytest.raises(VoxelSizeError, match=r"voxel size \(40, 32, 32\) nm .* y is 32, they know .* another resolution level"):
         DiffusionRestorer(weights=str(weights), voxel_nm=(40, 32, 32))
+    with pytest.raises(VoxelSizeError, match=r"z is 400, they know [\d.]+ to [\d.]+ nm; train weights .* \(zmend train --help\)") as told:
+        DiffusionRestorer(weights=str(weights), voxel_nm=(400, 4.6, 4.6))
+    assert "y is" not in str(told.value), "what fits is not blamed, and levels of a pyramid have all the same z"
 
 
 def test_damaged_weights_are_refused_at_the_first_restore(weights: Path) -> None:
