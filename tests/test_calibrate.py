@@ -152,7 +152,7 @@ def test_a_calibration_comes_back_as_it_was_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "flagged", "words"),
     [
-        ("1000,20000,20000", "0.02", "time                        2.22 min of one GPU, if a GPU restores 60 Mpx/s"),
+        ("1000,20000,20000", "0.02", "2.22 min of one GPU, if a GPU restores 60 Mpx/s"),
         ("25000,200000,200000", "0.02", "93 GPU-hours, if a GPU restores 60 Mpx/s"),
         ("1000,20000,20000", "0", "none: nothing would be restored"),
         ("2,900,900", "0.5", "not restorable"),
