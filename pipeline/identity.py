@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from pipeline.blend import synthetic
 from pipeline.box import ZYX, Box
@@ -16,6 +17,8 @@ from pipeline.merge import audit
 from pipeline.slab import Job
 from pipeline.threads import in_order
 from pipeline.volume import Volume
+
+ANEW = "; once source and overlay are right, zmend merge STORE --anew brings their voxels over again"
 
 
 def identity(merged: Volume, job: Job, threads: int, tally: Counter[str]) -> Check:
@@ -44,8 +47,7 @@ def identity(merged: Volume, job: Job, threads: int, tally: Counter[str]) -> Che
             tally.update(changed=changed, compared=kept)
             check.findings += [finding] if finding else []
     check.detail = f"{tally['compared']} voxels outside the mask compared, {tally['changed']} differ"
-    if check.findings:
-        check.detail += "; once source and overlay are right, zmend merge STORE --anew brings their voxels over again"
+    check.detail += ANEW * bool(check.findings)
     return check
 
 
@@ -57,11 +59,19 @@ def pyramid(out: str, job: Job, threads: int) -> Check:
             whole = Box.of(source.shape)
             boxes = (cell & whole for cell in whole.cells(_coarse_grain(source)))
             wrong: Counter[str] = Counter()
-            for voxels, labels in in_order(pool, lambda box, i=i: audit(job.source, out, i, box), boxes):  # type: ignore[misc]
+            for voxels, labels, finding in in_order(pool, partial(_audited, job, out, i), boxes):
                 wrong.update(voxels=voxels, labels=labels)
+                check.findings += [finding] if finding else []
             check.findings += [f"{n} {what} of level {i} are not what is under them" for what, n in wrong.items() if n]
-    check.detail = f"{len(coarser)} coarser levels computed anew"
+    check.detail = f"{len(coarser)} coarser levels computed anew{ANEW * bool(check.findings)}"
     return check
+
+
+def _audited(job: Job, out: str, level: int, box: Box) -> tuple[int, int, str]:
+    try:
+        return *audit(job.source, out, level, box), ""
+    except (ZmendError, OSError) as e:
+        return 0, 0, f"level {level}: {first(e)}"
 
 
 def _coarse_grain(volume: Volume) -> ZYX:

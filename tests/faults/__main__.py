@@ -29,6 +29,7 @@ import random
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -64,7 +65,8 @@ def play(number: int, stages: list[World], kinds: list[str], keep: bool = False)
     try:
         return KINDS[name][1](stage, rng, outcome)
     except Exception as error:
-        outcome.wrong.append(f"{type(error).__name__}: {error}")
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        outcome.wrong.append(f"{type(error).__name__} at {Path(where.filename).name}:{where.lineno}: {error}")
         return outcome
     finally:
         outcome.took_s = round(time.monotonic() - began, 2)

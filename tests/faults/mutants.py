@@ -18,7 +18,7 @@ class Mutant(NamedTuple):
     tests: str  # files in tests/, the likeliest first
 
 
-VERIFY = "test_lineage.py test_verify.py test_seal.py test_independent.py test_uncertainty.py faults/test_tampering.py"
+VERIFY = "test_lineage.py test_seal.py test_independent.py test_verify.py test_uncertainty.py faults/test_tampering.py"
 REVERT = "test_state.py test_revert.py test_prune.py test_review.py test_signature.py"
 LOCK = "test_ledger.py faults/test_racing.py test_lock.py faults/test_writer_race.py"
 RUN = "test_attempts.py test_run.py test_growing.py test_explain.py"

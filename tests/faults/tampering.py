@@ -70,8 +70,8 @@ class Tampering:
         return f"{self.place}: byte {self.at} of {'/'.join(self.path.parts[-5:])}, {before:#04x} to {self.value:#04x}"
 
 
-def build(folder: Path) -> Job:
-    """A finished job with everything that can be tampered with."""
+def build(folder: Path, late: int = 7) -> Job:
+    """A finished job with everything that can be tampered with. late: the section of which the records are loose."""
     volume = tissue(SHAPE).astype(np.uint8)
     coarse = volume.reshape(8, 32, 2, 32, 2).mean((2, 4)).astype(np.uint8)
     write_volume(folder / "raw.zarr", kind("ome05"), [volume, coarse], chunks=(2, 32, 32), voxel_nm=NM, steps=[(1, 2, 2)])
@@ -86,7 +86,7 @@ def build(folder: Path) -> Job:
     with patch("pipeline.ledger.PACK_AT", 1):
         job.flags(dump(flags))
         job.run(**parts)
-    job.flags(dump([*flags, {"z_start": 7, "z_stop": 8, "class": "missing"}]))
+    job.flags(dump([*flags, {"z_start": late, "z_stop": late + 1, "class": "missing"}]))
     job.run(**parts)  # some slabs are new: their records are loose
     return job
 
