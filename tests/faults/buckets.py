@@ -67,4 +67,4 @@ def _move(stage: Stage, place: str) -> None:
 
 def _alike(out: str) -> dict[str, str]:
     """What two stores in different places have in common."""
-    return {k: v for k, v in said(out).items() if k not in (".zattrs", "zmend/seal.json") and not k.startswith("zmend/records/")}
+    return {k: v for k, v in said(out).items() if k not in (".zattrs", "zmend/seal.json")}
