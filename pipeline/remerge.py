@@ -94,7 +94,7 @@ def _leave_out(
     out: str, plan: Plan, judged: verdicts.Verdicts, lock: StoreLock, on_event: OnEvent
 ) -> dict[str, Any]:
     """Leave all slabs that were not accepted; a run of its own, which can be reverted."""
-    run_id = new_name()
+    run_id = new_name(out)
     ledger, arrays, files = Ledger(out, lock.held), made_arrays(out), Files(out)
     seen, unwanted = survey(ledger, arrays), {s.id: s for s in _unwanted(plan, judged, ledger)}
     with RunLog(out, run_id, {"merge": "accepted", "verdicts": judged.digest}, on_event) as tell:

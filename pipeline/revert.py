@@ -60,11 +60,10 @@ def revert(
     Raises UsageError for a run or slab that the store does not know, RevertError where the state is not to be had.
     """
     began, name = time.perf_counter(), run_called(out, run)
-    run_id = new_name()
     asked = {"revert": name, "slabs": list(slabs)}
     with (
         StoreLock(out) as lock,
-        RunLog(out, run_id, asked, on_event) as tell,
+        RunLog(out, run_id := new_name(out), asked, on_event) as tell,
         Seal(out, tell, lock.held),
     ):
         sweep_beside(out)

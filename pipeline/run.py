@@ -70,10 +70,9 @@ def run(
     key = signature.private_key(sign) if sign else None
     try_weights(proposal, loaded=not is_store(out))
     make_store(proposal)
-    run_id = new_name()
     with (
         StoreLock(out) as lock,
-        RunLog(out, run_id, config, on_event) as tell,
+        RunLog(out, run_id := new_name(out), config, on_event) as tell,
         Seal(out, tell, lock.held),
     ):
         sweep_beside(out)

@@ -7,6 +7,7 @@ log.00000.jsonl, log.00001.jsonl, ..., one every FLUSH_S while something happens
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import time
 from types import TracebackType
@@ -22,10 +23,20 @@ FLUSH_S = 10.0  # what a killed run may lose of its log on an object store
 AT_ONCE = ("begin", "warning", "failure", "end")
 
 
-def new_name() -> str:
-    """Of a run: when it begins, to 60 ns, so that the order of names is that of runs."""
+def new_name(out: str) -> str:
+    """Of a run: when it begins, to 60 ns; but after all that a store has, for the order of names is that of runs, and
+    clocks are set back, every autumn too. For the holder of the store's lock."""
     now = time.time_ns()
-    return f"{time.strftime('%Y%m%dT%H%M%S', time.localtime(now // 10**9))}-{now % 10**9 // 60:06x}"
+    name = f"{time.strftime('%Y%m%dT%H%M%S', time.localtime(now // 10**9))}-{now % 10**9 // 60:06x}"
+    last = max((Files(out) / "zmend/runs").names() or (), default="")
+    return name if name > last else _after(last)
+
+
+def _after(name: str) -> str:
+    """The next name: one more, as long as its number has no more digits for that."""
+    stem, _, number = name.rpartition("-")
+    is_number = re.fullmatch("[0-9a-f]+", number) and set(number) != {"f"}
+    return f"{stem}-{int(number, 16) + 1:0{len(number)}x}" if is_number else f"{name}0"
 
 
 def reverting(out: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +58,17 @@ def test_what_the_last_run_replaced_stays_and_what_is_older_goes(job: Job) -> No
         revert(str(out), second)
     revert(str(out), third)
     assert outcome(out) == json.loads((job.folder / "second.json").read_text())
+
+
+def test_a_clock_that_is_set_back_takes_nothing_from_the_last_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the night in which an hour comes twice."""
+    job, out, real = build(tmp_path, SHAPE, chunks=(2, 64, 64)), tmp_path / "out.zarr", time.time_ns
+    job.flags("3\n")
+    for hours, seed in enumerate((0, 1, 2)):
+        monkeypatch.setattr("pipeline.runlog.time.time_ns", lambda hours=hours: real() - hours * 3600 * 10**9)
+        before, last = outcome(out) if seed else {}, job.run(**PARTS, recipe={"seed": seed})["run"]
+    prune(str(out), 1)
+    assert revert(str(out), last)["brought_back"] > 0 and outcome(out) == before
 
 
 def test_nothing_goes_that_the_runs_asked_for_need(job: Job) -> None:

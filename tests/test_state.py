@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import RevertError, UsageError
+from pipeline.runlog import _after, new_name
 from pipeline.state import BESIDE, State, changing, found_by, run_called
 
 MADE = {"20261101T000000-aa": "0" * 32 + "1" * 32, "20261102T000000-bb": "2" * 32}
@@ -51,6 +53,21 @@ def test_documents_beside_are_put_back_and_others_taken_away(tmp_path: Path) -> 
     assert left == {"review": "{}\n", "signature": "later"}
     SOME.put_beside(str(tmp_path))
     assert [name for name, key in BESIDE.items() if (tmp_path / key).exists()] == ["review"]
+
+
+def test_names_of_runs_follow_each_other_whatever_the_clock_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, made = time.time_ns(), list[str]()
+    for jump_s in (0, 0, -3600, -3600, 5, -(10**9), 10**8, 0):
+        monkeypatch.setattr("pipeline.runlog.time.time_ns", lambda jump_s=jump_s: begun + jump_s * 10**9)
+        made.append(new_name(str(tmp_path)))
+        (tmp_path / "zmend/runs" / made[-1]).mkdir(parents=True)
+    assert made == sorted(set(made)), "in the order in which they began, none twice"
+    assert made[4][:15] == time.strftime("%Y%m%dT%H%M%S", time.localtime(begun // 10**9 + 5)), "the clock's, where it goes on"
+
+
+@pytest.mark.parametrize(("last", "following"), [("x-0009", "x-000a"), ("x-ffff", "x-ffff0"), ("x-ffff0", "x-ffff1"), ("x", "x0"), ("somebody's", "somebody's0")])
+def test_what_comes_after_a_name(last: str, following: str) -> None:
+    assert _after(last) == following > last
 
 
 def test_runs_that_changed_something_and_what_they_are_called(tmp_path: Path) -> None:

@@ -154,6 +154,8 @@ MUTANTS = [
     Mutant("signature.py", "wrong = sorted(k for k in {**said, **now} if said.get(k) != now.get(k))", "wrong = sorted(k for k in {**said, **now} if k != \"head\" and said.get(k) != now.get(k))", "test_signature.py"),
     Mutant("signature.py", "    if _said(out).get(\"certificate\", now := _certificate(out)) != now:", "    if False:", "test_signature.py test_certificate.py"),
     Mutant("signature.py", "return max((n for n, there in found if there), default=\"\")", "return min((n for n, there in found if there), default=\"\")", "test_signature.py"),
+    # the order of runs
+    Mutant("runlog.py", "return name if name > last else _after(last)", "return name", "test_state.py test_prune.py"),
     # sweeping and confining
     Mutant("merge.py", "    if mine == kept:\n        return\n", "    return\n", "test_merge.py"),
     Mutant("merge.py", "if cell not in target.touched and source.files.stat(source.key(cell)) is None:", "if source.files.stat(source.key(cell)) is None:", "test_merge.py"),
