@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
 from pathlib import Path
 
@@ -52,14 +51,14 @@ def test_a_calibration_measures_everything_and_leaves_nothing_behind(workers: in
     assert found.workers == max(1, workers)
 
 
-@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 0), (signal.SIGTERM, 0), (signal.SIGTERM, 1)])
-def test_a_calibration_that_is_stopped_leaves_nothing_behind(number: int, workers: int, job: Job) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_calibration_that_is_stopped_leaves_nothing_behind(workers: int, job: Job) -> None:
     config = job.config(site={"workers": workers}, recipe={"restorer": "tests.toys:Textured", "options": {"sleep": 1.0}})
     process = command("plan", str(config), "--calibrate", cwd=job.folder)
     before, records = {*os.listdir(job.folder), "zmend.plan.json"}, job.folder / "out.zarr.calibration/zmend"
     while not records.exists() and process.poll() is None:
         time.sleep(0.02)
-    process.send_signal(number)
+    process.terminate()
     _, err = process.communicate(timeout=240)
     assert process.returncode == 75 and "interrupted" in err, err
     assert "leaked" not in err and "Traceback" not in err
