@@ -145,6 +145,8 @@ def result(task: str, title: str, board: Board, found: Mapping[str, Any] | None 
             mean[name]["seconds"] = float(np.mean(board.seconds[name]))
         if sums and name not in (REAL, "constant", "flow") and "flow" in board.sums:
             to_flow[name] = {c: tally.interval(c, sums, board.sums["flow"]) for c in local}
+            apart = [a["frc_cutoff"] - b["frc_cutoff"] for a, b in zip(rows, board.rows["flow"], strict=True)]
+            to_flow[name]["frc_cutoff"] = tally.spread(apart)
     sections = [{"section": s, **{n: rows[i] for n, rows in board.rows.items()}} for i, s in enumerate(board.names)]
     return report.Result(task, title, mean, intervals, to_flow, sections, dict(found or {}))
 

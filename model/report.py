@@ -28,8 +28,9 @@ times binning · power at 0.125-0.5 cycles/px over the real section's · membran
 training sections · voi (bits), arand of segments against human profiles at the watershed depth that suits real
 sections, voi_best, arand_best at the one of three that suits the method · links_wrong % of profiles joined wrongly
 across the gap · step in grey levels to the neighbours' mean (the real section's own is the aim) · seam at the damage's
-rim over the truth's · seconds a case. [low, high]: 95 % bootstrap over blocks within sections, for voi over sections,
-for links_wrong over profiles. `human profiles, nearest section` has no image: labels copied, links by overlap."""
+rim over the truth's · seconds a case. [low, high]: 95 % bootstrap over blocks within sections, for voi and
+differences in FRC over sections, for links_wrong over profiles. `human profiles, nearest section` has no image: labels
+copied, links by overlap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +85,23 @@ def markdown(result: Result) -> str:
 
 
 def _against_flow(result: Result) -> list[str]:
-    """Sentences: membrane F1 minus that of flow, for every method that looks at more than the neighbours' average."""
+    """Sentences: membrane F1 minus that of flow, for every method that looks at more than the neighbours' average;
+    NCC and FRC where nobody has drawn membranes.
+    """
+    marked = any(row.get("membrane_f1") is not None for row in result.to_flow.values())
+    columns = {"membrane_f1": "membrane F1"} if marked else {"ncc": "NCC", "frc_cutoff": "FRC cutoff"}
     lines = []
     for name, row in result.to_flow.items():
-        found = row.get("membrane_f1")
-        if found is not None:
-            difference = result.mean[name]["membrane_f1"] - result.mean["flow"]["membrane_f1"]
-            lines.append(f"- {name}: membrane F1 minus flow's {difference:+.3f} [{found[0]:+.3f}, {found[1]:+.3f}]")
+        found = [(words, c, row[c]) for c, words in columns.items() if row.get(c) is not None]
+        if found:
+            lines.append(f"- {name}: " + "; ".join(_minus_flow(result, name, *each) for each in found))
     return lines
+
+
+def _minus_flow(result: Result, name: str, words: str, column: str, interval: Interval | None) -> str:
+    assert interval is not None
+    difference = result.mean[name][column] - result.mean["flow"][column]
+    return f"{words} minus flow's {difference:+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]"
 
 
 def _cell(column: str, value: float, interval: Interval | None) -> str:

@@ -72,6 +72,16 @@ def test_intervals_hold_their_mean_and_a_difference_to_flow_is_paired() -> None:
     assert paired is not None and single is not None
     difference = found.mean["average"]["ncc"] - found.mean["flow"]["ncc"]
     assert paired[0] < difference < paired[1] < 0  # flow follows the drift, and surely so
+    detail = [found.sections[i]["average"]["frc_cutoff"] - found.sections[i]["flow"]["frc_cutoff"] for i in (0, 1)]
+    assert found.to_flow["average"]["frc_cutoff"] == pytest.approx((min(detail), max(detail)))  # two sections: no more to draw
+
+
+def test_beside_flow_stand_membranes_or_where_none_are_drawn_ncc_and_frc() -> None:
+    drawn, bare = (report.markdown(table(replace(case(edge=128), membranes=m))) for m in (case(edge=128).membranes, None))
+    assert "- copy: membrane F1 minus flow's -" in drawn and "NCC minus" not in drawn
+    assert "- copy: NCC minus flow's -" in bare and "; FRC cutoff minus flow's" not in bare  # one section has no interval
+    two = report.markdown(table(*(replace(case(edge=128, seed=s), membranes=None) for s in (1, 2))))
+    assert "; FRC cutoff minus flow's " in two
 
 
 @pytest.mark.parametrize("edge", [64, 100])
