@@ -23,7 +23,7 @@ from benchmarks.end_to_end import TINY, TINY_FLAGGED
 from benchmarks.meter import child, markdown, measured
 
 EDGE = int(os.environ.get("BYTES_EDGE", "2048"))
-SHAPE, FLAGGED = (100, EDGE, EDGE), (24, 72)
+SHAPE, FLAGGED = (100, EDGE, EDGE), (24, 28, 72)  # of which two lie in the same chunks, where these are deep
 SLABS = ("whole", 1024)  # lateral edges of a slab: the second shows what borders cost
 
 

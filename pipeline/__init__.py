@@ -25,12 +25,14 @@ Of what was and what counts: state, what a run found in force; force, what a pas
 them; kept, chunks out of force; revert, back to a state; verdicts and review, what people say of slabs; remerge, a
 merge of what they accepted; signature, who vouches for it; takeover, from what is in force to a new plan; prune, room.
 
-Of the driver, besides: ids and slabs in columns; planfile, a plan to read; lattice, many alike as one, inputs, what
-they read, and totals, what they add up to; pace, queue and flight of the slabs in hand; packfile and packs, many
-records in one file, and rows, the same as columns; failpoint, where tests make a process fail.
+Of the driver, besides: shift, what its crew does for one run; ids and slabs in columns; planfile, a plan to read;
+lattice, many alike as one, inputs, what they read, and totals, what they add up to; pace, queue and flight of the slabs
+in hand; packfile and packs, many records in one file, and rows, the same as columns; failpoint, where tests make a
+process fail.
 
 Of what it takes: workload, what a plan asks for; cost, what that takes at the rates of a site; trial and calibrate,
-which measure them; rates, which keeps them; forecast, all of that for one job.
+which measure them; rates, which keeps them; forecast, all of that for one job; quick, whether it needs no workers;
+walk, the order of slabs, and shelf, what they share of what they have read, so that each chunk is read once.
 
 Of running again, besides: explain, why a slab would be done or not; kin, what was done and is known by another id now.
 Of verify, besides: seal, what all documents were when the last run ended; check, one question and its answer; threads,

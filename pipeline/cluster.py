@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -168,12 +168,24 @@ def _asked(client: Any) -> int:
 
 
 @contextmanager
+def _ended(cluster: Any) -> Iterator[None]:
+    """End a cluster with the `with`. On a very busy host dask may give up waiting for processes that it has killed:
+    that must not undo a run whose slabs are all done."""
+    cluster.__enter__()
+    try:
+        yield
+    finally:
+        with suppress(TimeoutError):
+            cluster.__exit__(None, None, None)
+
+
+@contextmanager
 def _local(site: Site, tell: Tell) -> Iterator[Any]:
     from distributed import Client, LocalCluster
 
     with _workers_ignore_interrupts():
         cluster = LocalCluster(n_workers=site.workers, processes=True, **_on_loopback())
-    with cluster, Client(cluster, set_as_default=False) as client:
+    with _ended(cluster), Client(cluster, set_as_default=False) as client:
         yield client
 
 
@@ -190,7 +202,7 @@ def _cuda(site: Site, tell: Tell) -> Iterator[Any]:
 
     with _workers_ignore_interrupts():
         cluster = LocalCUDACluster(n_workers=processes_here(site), **_on_loopback())
-    with cluster, Client(cluster, set_as_default=False) as client:
+    with _ended(cluster), Client(cluster, set_as_default=False) as client:
         yield client
 
 
@@ -263,7 +275,8 @@ def _slurm(site: Site, tell: Tell) -> Iterator[Any]:
                 why=" ".join(str(e).split()),
                 do="name an interface that this host and the workers share: site.interface; `ip address` lists them",
             ) from e
-        with cluster, Client(cluster, set_as_default=False) as client, slurm.Watch(site, cluster, tell) as watch:
+        watched = slurm.Watch(site, cluster, tell)
+        with _ended(cluster), Client(cluster, set_as_default=False) as client, watched as watch:
             watch.submit()
             _WATCHES[client] = watch
             yield client

@@ -61,7 +61,8 @@ class Rates:
     merge_s_byte: float = 0.0  # of one of the driver's threads while all are at work
     look_s_chunk: float = 0.0  # of a merge, at a chunk of overlay and labels
     link_s: float = 0.0  # an untouched chunk
-    stored: float = 1.0  # bytes of a chunk in the store, over its decoded bytes
+    stored: float = 1.0  # bytes of a chunk of the source in its store, over its decoded bytes
+    made: float = 0.0  # the same of chunks that hold tissue, as those do that are written; 0: not measured, as stored
     cores: float = 1.0  # of a worker, for the restorer's threads
     call_cores: float = 1.0  # that the restorer keeps busy while it is at work
     doubt: float = DOUBT  # spread of what was measured, relative
@@ -126,9 +127,9 @@ def cost(load: Load, rates: Rates, workers: int) -> Cost:
     low, high = (best if workers else lone) * (1 - rates.doubt), max(lone, work) * (1 + rates.doubt)
     return Cost(
         bytes_read=round(load.read_bytes * rates.stored),
-        bytes_written=round(load.write_bytes * rates.stored),
+        bytes_written=round(load.write_bytes * (rates.made or rates.stored)),
         merge_bytes_read=round(load.merge_bytes * rates.stored),
-        merge_bytes_written=round(load.merge_bytes * rates.stored),
+        merge_bytes_written=round(load.merge_bytes * (rates.made or rates.stored)),
         worker_hours=(work * hands + load.probe_calls * probe) / 3600,
         wall_s=work + rest,
         low_s=max(0.0, low + rest * (1 - rates.doubt)),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -12,6 +13,7 @@ from pipeline.attempts import Attempts, Failure, OnEvent, Verdict
 from pipeline.cluster import connect, cut_off, present
 from pipeline.errors import UnfitError
 from pipeline.flight import Flight
+from pipeline.lanes import LANES, halted
 from pipeline.pace import Pace
 from pipeline.plan import Slab
 from pipeline.queue import Queue
@@ -21,6 +23,18 @@ TICK_S = 0.5  # how often, at least, one looks at what no slab tells: workers, s
 LOOK_S = 1.0  # how often workers are counted and named
 
 Task = Callable[[list[Any]], dict[str, Any]]
+
+
+@contextmanager
+def _lanes() -> Iterator[ThreadPoolExecutor]:
+    """Threads of this process that work as those of a worker do. Who is interrupted does not wait for whole slabs."""
+    with ThreadPoolExecutor(LANES, "lane") as pool:
+        try:
+            yield pool
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            with halted():
+                pool.shutdown(cancel_futures=True)
+            raise
 
 
 class Crew:
@@ -49,19 +63,22 @@ class Crew:
         attempts.finish()
 
     def _here(self, queue: Queue, task: Task, attempts: Attempts) -> Iterator[dict[str, Any]]:
-        while queue and not self.stopped():
-            slab = next(queue.draw(1, time.monotonic()), None)
-            if slab is None:
-                time.sleep(min(TICK_S, queue.wait_s(time.monotonic())))
-                continue
-            try:
-                done = task(slab.row())
-            except Exception as error:
-                queue.settle(slab, attempts.judge(slab, Failure.of(error)), time.monotonic())
-            else:
-                attempts.success(slab)
-                queue.settle(slab)
-                yield done
+        hands: dict[Future[dict[str, Any]], Slab] = {}
+        with _lanes() as pool:
+            while hands or (queue and not self.stopped()):
+                now = time.monotonic()
+                for slab in queue.draw(LANES - len(hands), now) if not self.stopped() else ():
+                    hands[pool.submit(task, slab.row())] = slab
+                if not hands:
+                    time.sleep(min(TICK_S, queue.wait_s(now)))
+                for done in wait(hands, min(TICK_S, queue.wait_s(now)), FIRST_COMPLETED).done:
+                    slab = hands.pop(done)
+                    if (error := done.exception()) is not None:
+                        queue.settle(slab, attempts.judge(slab, Failure.of(error)), time.monotonic())
+                    else:
+                        attempts.success(slab)
+                        queue.settle(slab)
+                        yield done.result()
 
     def _there(self, queue: Queue, task: Task, attempts: Attempts) -> Iterator[dict[str, Any]]:
         client, pace = self._connected(), Pace()

@@ -111,13 +111,13 @@ def flagged(flags: Iterable[Flag], box: Box, read_mask: MaskReader) -> NDArray[n
         part = flag.box & box
         if part.size:
             window = out[part.within(box)]
-            here = _masked(flag, part, read_mask)
+            here: Any = _masked(flag, part, read_mask) if flag.mask else True
             if not flag.restorable:
-                window[here] = 0
+                np.copyto(window, 0, where=here)
             elif flag.whole and not flag.mask:
-                window[here] = 1
+                window[...] = 1
             else:
-                window[here & (window == 0)] = 2
+                np.copyto(window, 2, where=here & (window == 0))
     return out
 
 
@@ -160,8 +160,6 @@ def _factor(mask: int, full: int) -> int:
 
 
 def _masked(flag: Flag, part: Box, read_mask: MaskReader) -> NDArray[np.bool_]:
-    if not flag.mask:
-        return np.ones(part.shape, bool)
     here = np.asarray(read_mask(flag.mask, part)).astype(np.bool_)
     if here.shape != part.shape:
         raise FlagError("mask of another shape", where=flag.mask, why=f"{here.shape} was read for {part.shape} voxels")

@@ -29,6 +29,7 @@ from pipeline.ledger import Ledger
 from pipeline.merge import check_mergeable
 from pipeline.plan import Fingerprint, Plan, make
 from pipeline.planfile import dump, plan_path, read_plan
+from pipeline.quick import at_home
 from pipeline.recipe import Recipe, digest, reseeded
 from pipeline.restorer import Needs, Restorer, load, proven
 from pipeline.selftest import CPU, OnDevice
@@ -59,6 +60,7 @@ class Proposal:
     plan: Plan
     grain: ZYX  # of the overlay
     load: Load  # what the plan adds up to
+    at_home: bool = False  # done without workers, since it is quick and nobody asked for any
 
 
 def propose(config: Config, *, none_is_fine: bool = False) -> Proposal:
@@ -80,7 +82,7 @@ def propose(config: Config, *, none_is_fine: bool = False) -> Proposal:
     flags = flagfile.load(config.flags, **shapes, none_is_fine=none_is_fine)  # type: ignore[arg-type]
     grain = _kept_grain(config.output.path) or _grain(config, source)
     geometry = Geometry(source.shape, slab_cell(config.site, grain, source.shape), needs)
-    work = _workload(geometry, recipe, source, grain)
+    work = _workload(geometry, flags, recipe, source, grain)
     plan = make(
         flags=flags,
         geometry=geometry,
@@ -99,13 +101,18 @@ def propose(config: Config, *, none_is_fine: bool = False) -> Proposal:
         seen=work.add,
     )
     levels = [(v.shape, v.grain) for v in source.pyramid()] if config.output.mode == "volume" else []
-    return Proposal(config, source, flags, plan, grain, work.load(levels=levels, sections=config.certificate))
+    asked = work.load(levels=levels, sections=config.certificate)
+    site = at_home(config.site, config.output.path, asked, needs, recipe)
+    settled = config.model_copy(update={"site": site})
+    return Proposal(settled, source, flags, plan, grain, asked, at_home=site is not config.site)
 
 
-def _workload(geometry: Geometry, recipe: Recipe, source: Volume, grain: ZYX) -> Workload:
+def _workload(geometry: Geometry, flags: Flags, recipe: Recipe, source: Volume, grain: ZYX) -> Workload:
     grids = {"chunk": source.chunks, "cell": source.grain, "grain": grain}
     itemsize = source.dtype.itemsize
-    return Workload(geometry, batch=recipe.batch, **grids, itemsize=itemsize, draws=recipe.uncertainty)
+    return Workload(
+        geometry, flags.runs(), batch=recipe.batch, **grids, itemsize=itemsize, draws=recipe.uncertainty
+    )
 
 
 def try_weights(proposal: Proposal, *, loaded: bool) -> None:

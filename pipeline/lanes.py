@@ -16,7 +16,8 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 from types import TracebackType
 
 LANES = 3  # slabs in a worker at once: one is read, one restored, one written; the restorer is behind a lock
@@ -24,7 +25,17 @@ EXIT_CODE = 70  # of a worker's process that ended itself; a nanny starts anothe
 TELL_S = 3.0  # for the driver to fetch what this process says of the slab that failed; milliseconds, mostly
 GRACE_S = 20.0  # for the slabs of other lanes; whatever is still at work then is done again elsewhere
 _STICKY = ("StickyDeviceError", "AcceleratorError")
+_CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # version 2, and 1
 _EXHAUSTED = ("OutOfMemoryError",)  # torch's own; a RuntimeError
+
+
+def memory_here() -> int:
+    """Bytes that this process may take: of the host, or of the group (cgroup) that holds us; 0 where nobody says."""
+    told = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if hasattr(os, "sysconf") else []
+    for path in _CGROUP:
+        with suppress(OSError, ValueError):  # there is none, or it says "max"
+            told.append(int(Path(path).read_text()))
+    return min((n for n in told if n > 0), default=0)
 
 
 def ends_process(error: BaseException) -> str:
@@ -38,6 +49,29 @@ def ends_process(error: BaseException) -> str:
         return "memory"
     cuda = isinstance(error, RuntimeError) and "CUDA error" in str(error)
     return "device" if cuda or names.intersection(_STICKY) else ""
+
+
+_HALT = threading.Event()
+
+
+class HaltError(Exception):
+    """Whoever was waited for has gone."""
+
+
+@contextmanager
+def halted() -> Iterator[None]:
+    """Within, no lane of this process calls its restorer again: its slab is not done."""
+    _HALT.set()
+    try:
+        yield
+    finally:
+        _HALT.clear()
+
+
+def go_on() -> None:
+    """Raises HaltError while lanes are to stop."""
+    if _HALT.is_set():
+        raise HaltError("stopped at once")
 
 
 class Budget:

@@ -43,6 +43,14 @@ class Geometry:
         wide = write.aligned((1, tile, tile)).grow(0, halo, halo)
         return wide.with_z(*self.read_z(write.start[0], write.stop[0], chain)) & Box.of(self.shape)
 
+    def own_box(self, write: Box) -> Box:
+        """Where (y, x) of what a slab reads no other slab of the same sections reads; z as written."""
+        tile, halo, (_, far, right) = self.needs.tile, self.needs.halo, self.shape
+        (z0, y0, x0), (z1, y1, x1) = write.start, write.stop
+        top, left = (-(-a // tile) * tile + halo if a else 0 for a in (y0, x0))
+        bottom, end = (b // tile * tile - halo if b < n else n for b, n in ((y1, far), (x1, right)))
+        return Box((z0, top, left), (z1, bottom, end))
+
     def read_z(self, start: int, stop: int, chain: tuple[int, int]) -> tuple[int, int]:
         """The sections of the read box of a slab that writes [start, stop)."""
         deep = self.reach[0]  # a gap that runs further than this is not restorable, so need not be seen whole

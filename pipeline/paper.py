@@ -44,7 +44,8 @@ def paper_plan(
     count = round(shape[0] * flagged)
     flags = Flags.of(_spread(shape, count))
     geometry = Geometry(shape, (8, slab_px, slab_px), needs)
-    work = Workload(geometry, batch=needs.batch, chunk=CHUNK, cell=CHUNK, grain=CHUNK, itemsize=1, draws=0)
+    grids = {"chunk": CHUNK, "cell": CHUNK, "grain": CHUNK}
+    work = Workload(geometry, flags.runs(), batch=needs.batch, **grids, itemsize=1, draws=0)
     sums = totals(_shown(parts(flags, geometry), work), geometry, CHUNK, 1)
     load, merged = work.load(), work.load(levels=[(shape, CHUNK)])
     return {

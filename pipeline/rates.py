@@ -41,8 +41,8 @@ class Calibration:
     workers: int  # that measured at the same time
 
     def misfit(self, wanted: Mapping[str, Any]) -> str:
-        """Why these rates do not hold for a job, or nothing."""
-        return next((words for key, words in FITS.items() if self.fits.get(key) != wanted[key]), "")
+        """Why these rates do not hold for a job, or nothing. What is not in `wanted` may be anything."""
+        return next((words for key, words in FITS.items() if key in wanted and self.fits.get(key) != wanted[key]), "")
 
     def dump(self) -> bytes:
         """JSON, for people too."""

@@ -23,6 +23,7 @@ Mask: TypeAlias = NDArray[np.bool_]
 I64: TypeAlias = NDArray[np.int64]
 NM = tuple[float, float, float]
 GIVEN = ("weights", "seed", "steps", "batch", "voxel_nm", "threads")  # to every restorer, beside recipe.options
+LIGHT = ("nearest", "linear")  # that take less time than reading does
 BUILT_IN = {
     "diffusion": "model.restorer:DiffusionRestorer",
     "nearest": "pipeline.restorer:Nearest",

@@ -22,6 +22,8 @@ LOG_EVERY_S = 60.0
 SHOWN_FLAGS = 40  # the file has all
 SHOWN_SLABS = 10  # for each reason; --json has all
 
+AT_HOME = ", in this process: it is a matter of seconds (else set site.workers)"
+
 
 class Progress:
     """A bar on a terminal; elsewhere, one line a minute and one for each thing that goes wrong."""
@@ -58,7 +60,7 @@ class Progress:
             self._update("slabs")
             kept = f", {self.done} done before" if self.done else ""
             kept += f" ({event['kept']} read chunks that are new and hold what they held)" if event.get("kept") else ""
-            err.print(f"run {event['run']}: {event['slabs']} slabs{kept}")
+            err.print(f"run {event['run']}: {event['slabs']} slabs{kept}{AT_HOME if event.get('at_home') else ''}")
         elif kind == "slab":
             self.done += 1
             self._update("slabs")

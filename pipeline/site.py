@@ -46,7 +46,12 @@ class Site(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Kind = "local"
-    workers: int = Field(1, ge=0, le=4096, description="worker processes; 0 works in this process, without dask")
+    workers: int = Field(
+        1,
+        ge=0,
+        le=4096,
+        description="worker processes; 0 works in this process, without dask. Left out: 1, or 0 where it takes seconds",
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads per worker; default: the cores shared out")
     slab_px: Annotated[int, Field(ge=16)] | Literal["whole"] = Field(
         4096, description="lateral edge of a slab, px, or whole"

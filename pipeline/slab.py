@@ -25,12 +25,14 @@ from pipeline.box import Box
 from pipeline.errors import RestorerError
 from pipeline.failpoint import reach
 from pipeline.flags import Flags, MaskReader, flagged
+from pipeline.lanes import go_on
 from pipeline.lattice import Geometry
 from pipeline.ledger import Ledger
 from pipeline.plan import Slab, refusal, runs
 from pipeline.recipe import Recipe
 from pipeline.restorer import Needs, Restorer, SpreadRestorer
-from pipeline.threads import in_order
+from pipeline.shelf import Shelf
+from pipeline.threads import CORES, in_order
 from pipeline.volume import Volume, Written, voxels_sha256
 
 U8: TypeAlias = NDArray[np.uint8]
@@ -61,6 +63,7 @@ class Job:
     bound: dict[str, Any]  # that every record carries: digests of plan, recipe, weights, flags; seed, attempt
     uncertainty: Volume | None = None  # where the spread goes, if the recipe asks for it
     absent_is_unknown: bool = True
+    shelf: Shelf | None = None  # what slabs share of what they read, if anything
     # One computation at a time in a process, so that reading and writing of other slabs overlap with it.
     compute_lock: AbstractContextManager[Any] = field(default_factory=threading.Lock)
 
@@ -125,7 +128,8 @@ class Scene:
     def inputs_sha256(self) -> str:
         """Of everything that was read. Part by part: a slab's voxels are hundreds of megabytes, not to be copied."""
         seen = hashlib.sha256()
-        for part in (self.data, self.flag, np.packbits(self.absent)):
+        holes = np.packbits(self.absent) if self.absent.any() else np.zeros(-(-self.absent.size // 8), np.uint8)
+        for part in (self.data, self.flag, holes):
             seen.update(np.ascontiguousarray(part).data)
         return seen.hexdigest()
 
@@ -137,11 +141,28 @@ class Scene:
 def look(slab: Slab, job: Job) -> Scene:
     """Read the slab's read box, and what the flags say of it."""
     reach("read", slab.id)
-    data = job.source.read(slab.read)
+    data = _read(slab, job)
     flag = flagged(job.flags.touching(slab.read), slab.read, job.read_mask)
     absent = _absent(slab.read, job)
     # An absent chunk that nobody flagged stays as it is, but vouches for nothing.
     return Scene(slab, data, flag, (flag > 0) | absent, absent)
+
+
+def _read(slab: Slab, job: Job) -> Voxels:
+    if job.shelf is None:
+        return job.source.read(slab.read)
+    own = Geometry(job.source.shape, (1, 1, 1), job.needs).own_box(slab.write)
+    return job.shelf.read(slab.read, own, _wanted_besides(slab, job))
+
+
+def _wanted_besides(slab: Slab, job: Job) -> set[int]:
+    """Sections that slabs of other sections want of the chunks that this one reads: a hint, that may well be wrong."""
+    context, (first, *_), (last, *_) = job.needs.context, slab.write.start, slab.write.stop
+    layers = slab.read.aligned((job.source.chunks[0], 1, 1)) & Box.of(job.source.shape)
+    near = (f.box for f in job.flags.touching(layers.grow(context, 0, 0)) if f.restorable)
+    others = [(b.start[0], b.stop[0]) for b in near if b.start[0] < first or b.stop[0] > last]
+    seen = ((max(a - context, layers.start[0]), min(b + context, layers.stop[0])) for a, b in others)
+    return {z for a, b in seen for z in range(a, b)}
 
 
 def decide(scene: Scene, job: Job, on_turn: Callable[[], None] = lambda: None) -> Result:
@@ -162,8 +183,8 @@ def decide(scene: Scene, job: Job, on_turn: Callable[[], None] = lambda: None) -
             kept = _behind(behind, lambda one: _keep(*one, scene, job, result), made)
         for one in kept:
             one.result()
-    # Whatever was flagged and not restored is labelled so.
-    result.labels[(scene.flag[inside] > 0) & (result.labels == blend.ORIGINAL)] = blend.LEFT
+    if (nothing := result.labels == blend.ORIGINAL).any():  # whatever was flagged and not restored is labelled so
+        np.copyto(result.labels, blend.LEFT, where=nothing & (scene.flag[inside] > 0))
     return result
 
 
@@ -239,6 +260,7 @@ def _stacked(parts: list[NDArray[Any]]) -> NDArray[Any]:
 
 def _predict(job: Job, batch: Batch) -> tuple[F32, F32]:
     """The restorer's answer and the spread of its ensemble, both (B, D, H, W); no spread where none is asked for."""
+    go_on()
     draws, window = job.recipe.uncertainty, batch.window
     given = window, batch.known, batch.targets, batch.origin
     if not draws:
@@ -441,7 +463,8 @@ def _store(
     """Write what was decided, then the record."""
     computed = time.perf_counter()
     on_step("write")
-    written = [(content.box, _write(content, job, on_step)) for content in chunks(slab, job, result)]
+    with ThreadPoolExecutor(CORES, "write") as pool:
+        written = list(in_order(pool, lambda c: (c.box, _write(c, job, on_step)), chunks(slab, job, result)))
     _settle(job, [(box, len(parts)) for box, parts in written])
     on_step("record")
     record = {
@@ -452,7 +475,7 @@ def _store(
         "write": [slab.write.start, slab.write.stop],
         "read": [slab.read.start, slab.read.stop],
         "inputs_sha256": result.inputs_sha256,
-        "voxels": {str(v): int(np.count_nonzero(result.labels == v)) for v in range(1, 6)},
+        "voxels": _counted(result.labels),
         "left": _grouped(result.left),
         "quarantined": result.quarantined,
         "chunks": [[box.start, box.stop, *(w.sha256 for w in parts)] for box, parts in written],
@@ -463,6 +486,15 @@ def _store(
     }
     job.ledger.commit(record)
     return record
+
+
+def _counted(labels: U8) -> dict[str, int]:
+    """Voxels by label; once all are found there is no looking for the others."""
+    found, left = {}, labels.size
+    for label in range(1, 6):
+        found[str(label)] = int(np.count_nonzero(labels == label)) if left else 0
+        left -= found[str(label)]
+    return found
 
 
 def _write(content: Content, job: Job, on_step: Callable[[str], None]) -> list[Written]:

@@ -86,9 +86,9 @@ class Slabs(Sequence[Slab]):
     @overload
     def __getitem__(self, at: int) -> Slab: ...
     @overload
-    def __getitem__(self, at: slice) -> Slabs: ...
-    def __getitem__(self, at: int | slice) -> Slab | Slabs:
-        if isinstance(at, slice):
+    def __getitem__(self, at: slice | NDArray[np.int64]) -> Slabs: ...
+    def __getitem__(self, at: int | slice | NDArray[np.int64]) -> Slab | Slabs:
+        if isinstance(at, (slice, np.ndarray)):
             return Slabs(self.ids[at], self.boxes[at])
         one = range(len(self))[at]
         return Slab.of(next(self[one : one + 1].rows()))

@@ -34,6 +34,7 @@ from pipeline.objects import Stored
 from pipeline.ome import ZYX_NAMES, Image, Json, Voxel, nm_text
 from pipeline.shard import present_in, splice
 from pipeline.tensors import open_voxels
+from pipeline.threads import each
 from pipeline.unpack import TooMuchError
 from pipeline.zarrstore import Blind, Counted, path_in, zarr_store
 
@@ -438,10 +439,13 @@ class Volume:
             extra = (1,) * (len(axes) - 3)
             self._writer[self._slices(box)] = data.reshape(extra + data.shape).transpose(axes)
             return
-        for cell in box.cells(self.chunks):
+
+        def one(cell: Box) -> None:
             raw = coder.encode(data[(cell & box).within(box)])
             self.files.lay(self.key(index_of(cell, self.grain)), raw)
             self._count(0, len(raw))
+
+        each(one, list(box.cells(self.chunks)))
 
     def _check_back(self, same: bool, box: Box) -> None:
         if not same:

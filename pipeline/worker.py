@@ -22,6 +22,7 @@ from pipeline.lock import still_held
 from pipeline.plan import Slab
 from pipeline.restorer import Needs
 from pipeline.selftest import fault
+from pipeline.shelf import MOST_BYTES, Shelf
 from pipeline.slab import Job, leave, look, restore
 from pipeline.totals import bytes_in_hand, bytes_of_restorer
 
@@ -36,6 +37,7 @@ class Post:
     plan: str
     threads: int = 0  # CPU threads of the restorer
     memory: int = 0  # bytes that the slabs in hand in one process may take together; 0: not bounded
+    shelf: int = 0  # bytes of what they leave for each other of what they have read
     device: str = ""  # the kind that the site gives each worker; "": whichever is there
     golden: str = ""  # what the test tile must be like; see selftest
     lock: str = ""  # of the run: nothing is written after it is gone; "": not asked for
@@ -48,7 +50,12 @@ def budget(limit: int, needs: Needs) -> int:
 
     A fifth is left to Python, the libraries and chunks that are being decoded.
     """
-    return max(1, limit * 4 // 5 - bytes_of_restorer(needs)) if limit else 0
+    return max(1, limit * 4 // 5 - bytes_of_restorer(needs) - shelf(limit)) if limit else 0
+
+
+def shelf(limit: int) -> int:
+    """Bytes for what slabs leave for each other, of all that a process may take; little where that is not known."""
+    return min(MOST_BYTES, limit // 8) if limit else MOST_BYTES // 4
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,8 @@ def _fit(post: Post) -> Bench | UnfitWorkerError:
     why = fault(job.restorer, job.needs, device=post.device, golden=post.golden)
     if why:
         return _unfit(why)
-    return Bench(replace(job, compute_lock=Turn(_EXIT if post.expendable else None)), Budget(post.memory), _EXIT)
+    shared = replace(job, compute_lock=Turn(_EXIT if post.expendable else None), shelf=Shelf(job.source, post.shelf))
+    return Bench(shared, Budget(post.memory), _EXIT)
 
 
 def _unfit(why: str) -> UnfitWorkerError:

@@ -6,6 +6,7 @@ lies in the slab. A mask counts as its box, so that there may be less to do, nev
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -27,15 +28,24 @@ class Workload:
     """Adds up pieces, in any order."""
 
     def __init__(
-        self, geometry: Geometry, *, batch: int, chunk: ZYX, cell: ZYX, grain: ZYX, itemsize: int, draws: int
+        self,
+        geometry: Geometry,
+        runs: Sequence[tuple[int, int]],
+        *,
+        batch: int,
+        chunk: ZYX,
+        cell: ZYX,
+        grain: ZYX,
+        itemsize: int,
+        draws: int,
     ) -> None:
-        """chunk: of the source, as it is decoded; cell: of the source, as it is written (a shard, or the chunk);
-        grain: of the overlay, as it is written."""
+        """runs: `Flags.runs`; chunk: of the source, as it is decoded; cell: of the source, as it is written (a shard,
+        or the chunk); grain: of the overlay, as it is written."""
         self.geometry, self.batch, self.chunk, self.cell, self.grain = geometry, max(1, batch), chunk, cell, grain
         self.itemsize, self.draws = itemsize, draws
         self.calls = Counter[int]()
         self.slabs = self.read = self.seen = self.write_chunks = 0
-        self._touched = Touched(geometry.shape, cell)
+        self._touched = Touched(geometry.shape, cell, runs)
 
     def add(self, part: Part) -> None:
         """One more slab, or a lattice of them."""
@@ -142,19 +152,22 @@ def _marks(flags: Sequence[Flag], around: Box, grid: ZYX, window: Box, margin: i
 class Touched:
     """Cells of a grid that boxes touch, each counted once. Boxes come by runs of sections, so few sections are kept."""
 
-    def __init__(self, shape: ZYX, cell: ZYX) -> None:
-        self.cell, self._grid, self._gone, self._top = cell, _count(shape, cell)[1:], 0, 0
+    def __init__(self, shape: ZYX, cell: ZYX, runs: Sequence[tuple[int, int]]) -> None:
+        """runs: of sections, ascending, each within one of which the boxes lie; boxes of one run come together."""
+        self.cell, self._grid, self._gone, self._run = cell, _count(shape, cell)[1:], 0, 0
         self._layers: dict[int, Marks] = {}
+        self._starts = [start for start, _ in runs]
 
     def add(self, box: Box) -> None:
         """Touch the cells under a box."""
         if not box.size:
             return
         (z0, y0, x0), (z1, y1, x1), (cz, cy, cx) = box.start, box.stop, self.cell
-        if z0 >= self._top:  # another run: what lies before it comes no more
-            for z in [z for z in self._layers if z < z0 // cz]:
+        run = bisect_right(self._starts, z0)
+        if run != self._run:  # what lies before another run comes no more
+            for z in [z for z in self._layers if z < self._starts[run - 1] // cz]:
                 self._gone += int(self._layers.pop(z).sum())
-        self._top = max(self._top, z1)
+        self._run = run
         for z in range(z0 // cz, -(-z1 // cz)):
             layer = self._layers.setdefault(z, np.zeros(self._grid, bool))
             layer[y0 // cy : -(-y1 // cy), x0 // cx : -(-x1 // cx)] = True

@@ -202,3 +202,19 @@ def test_the_last_words_of_jobs_are_those_of_the_newest_log(tmp_path: Path) -> N
         path.write_text(text)
         os.utime(path, (i, i))
     assert last_words(tmp_path, "zmend-1") == "ModuleNotFoundError: zarr"
+
+
+def test_a_cluster_that_dask_is_late_to_end_spoils_no_run() -> None:
+    class Late:
+        left = False
+
+        def __enter__(self) -> None: ...
+
+        def __exit__(self, *_: object) -> None:
+            self.left = True
+            raise TimeoutError
+
+    late = Late()
+    with cluster._ended(late):
+        pass
+    assert late.left

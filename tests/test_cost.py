@@ -161,3 +161,10 @@ def test_of_a_long_log_only_both_ends_are_read(tmp_path: Path, monkeypatch: pyte
     assert foreseen(str(tmp_path)) == {"run": "b", **said, "took_s": None}, "c had nothing to do, b has not ended"
     (tmp_path / "zmend/runs/b/log.jsonl").unlink()
     assert foreseen(str(tmp_path)) == {"run": "a", **said, "took_s": 64.5}
+
+
+def test_what_is_written_holds_tissue_though_what_was_read_did_not() -> None:
+    load = Load(slabs=1, read_bytes=100, write_bytes=100, merge_chunks=1, merge_bytes=100)
+    told = cost(load, Rates({}, stored=0.5, made=0.9), 1)
+    assert (told.bytes_read, told.bytes_written, told.merge_bytes_read, told.merge_bytes_written) == (50, 90, 50, 90)
+    assert cost(load, Rates({}, stored=0.5), 1).bytes_written == 50, "as calibrations of earlier versions have it"

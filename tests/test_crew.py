@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from pipeline.box import Box
 from pipeline.crew import Crew, Roll
 from pipeline.errors import UnfitError, ZmendError
 from pipeline.flight import Flight
+from pipeline.lanes import LANES, HaltError, go_on
 from pipeline.plan import Slab
 from pipeline.queue import Queue
 from pipeline.site import Site
@@ -222,6 +224,41 @@ def test_everything_fails_alike_and_the_run_stops(tmp_path: Path) -> None:
     with pytest.raises(ZmendError, match="everything fails alike") as e:
         Run(All(str(tmp_path)), 1000, workers=0)()
     assert "no such luck" in e.value.why
+
+
+def here(n: int, task: Any) -> Iterator[dict[str, Any]]:
+    """Slabs worked off in this process."""
+    site = Site.model_validate({"workers": 0})
+    with Crew(site, lambda _: None, lambda: False) as crew_:
+        yield from crew_.work(Slabs(n), task, Attempts(site.attempts, lambda _: None))
+
+
+def test_this_process_has_as_many_lanes_as_a_worker() -> None:
+    meet = threading.Barrier(LANES)
+    found = list(here(2 * LANES, lambda row: {"slab": row[0], "met": meet.wait(60) >= 0}))
+    assert len({one["slab"] for one in found}) == 2 * LANES
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, GeneratorExit])
+def test_who_is_interrupted_does_not_wait_for_whole_slabs(kind: type[BaseException]) -> None:
+    halted: list[str] = []
+
+    def task(row: list[Any]) -> dict[str, Any]:
+        while int(row[0], 16):  # all but the first take for ever
+            try:
+                go_on()
+            except HaltError:
+                halted.append(row[0])
+                raise
+            time.sleep(0.01)
+        return {"slab": row[0]}
+
+    work = here(9, task)
+    next(work)
+    with pytest.raises(kind):
+        work.throw(kind())
+    assert len(halted) >= LANES - 1
+    go_on()  # and the next run is not stopped
 
 
 def test_nobody_waits_for_workers_that_are_all_gone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,11 +70,14 @@ def test_a_lattice_is_its_pieces(geometry: Geometry, marked: Flags, chunk: ZYX, 
             columns.add(name(part, "ab" * 32, inputs(part.read)))
     assert columns.slabs() == Slabs.of(name(p, "ab" * 32, inputs(p.read)) for p in pieces)
     assert totals(found, geometry, chunk, 2, draws) == totals(pieces, geometry, chunk, 2, draws)
-    assert load(found, geometry, chunk, draws) == load(pieces, geometry, chunk, draws)
+    runs = marked.runs()
+    assert load(found, geometry, runs, chunk, draws) == load(pieces, geometry, runs, chunk, draws)
 
 
-def load(found: list[Part] | list[Piece], geometry: Geometry, chunk: ZYX, draws: int) -> object:
-    work = Workload(geometry, batch=3, chunk=chunk, cell=(1, 16, 16), grain=(1, 16, 16), itemsize=2, draws=draws)
+def load(
+    found: list[Part] | list[Piece], geometry: Geometry, runs: tuple[tuple[int, int], ...], chunk: ZYX, draws: int
+) -> object:
+    work = Workload(geometry, runs, batch=3, chunk=chunk, cell=(1, 16, 16), grain=(1, 16, 16), itemsize=2, draws=draws)
     for part in found:
         work.add(part)
     return work.load(levels=[(SHAPE, (1, 16, 16))], sections=2)

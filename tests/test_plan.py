@@ -23,6 +23,7 @@ from pipeline.paper import paper_plan
 from pipeline.plan import cut, name, not_restorable, runs
 from pipeline.restorer import Needs
 from pipeline.totals import totals
+from pipeline.workload import Touched
 
 SHAPE = (20, 100, 100)
 NEEDS = Needs(name="toy", digest="0" * 64, context=2, max_gap=3, tile=16, halo=8)
@@ -164,6 +165,20 @@ def test_each_touched_chunk_is_merged_once(items: Flags, depth: int) -> None:
     pieces = list(cut(items, GEOMETRY))
     touched = {cell for p in pieces for cell in p.write.aligned(chunk).cells(chunk)}
     assert totals(pieces, GEOMETRY, chunk, 1)["bytes_to_merge"] == 2 * sum((cell & edge).size for cell in touched)
+
+
+@settings(deadline=None)
+@given(random_flags(), st.integers(1, 8), st.sampled_from([16, 32, 64, 128]), st.integers(1, 3))
+def test_each_chunk_that_a_slab_touches_counts_once_also_where_slabs_are_narrower(
+    items: Flags, depth: int, wide: int, most: int
+) -> None:
+    chunk, geometry = (depth, wide, wide), Geometry(SHAPE, (most, 32, 32), NEEDS)
+    touched, seen = Touched(SHAPE, chunk, items.runs()), set()
+    for piece in cut(items, geometry):
+        for part in [f.box & piece.write for f in piece.flags]:
+            touched.add(part)
+            seen |= set(part.cells(chunk))
+    assert touched.count == len(seen)
 
 
 def test_a_million_slabs_are_added_up_in_the_memory_of_one_section() -> None:

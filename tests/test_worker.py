@@ -32,7 +32,7 @@ from pipeline.restorer import Needs, load
 from pipeline.run import run
 from pipeline.site import Site
 from pipeline.totals import bytes_in_hand, bytes_of_restorer
-from pipeline.worker import Clock, Post, Task, bench, budget
+from pipeline.worker import Clock, Post, Task, bench, budget, shelf
 from tests.jobs import NM, Job, build, store_digest
 
 DRIFTING = "tests.devices:Drifting"
@@ -201,7 +201,8 @@ def test_workers_elsewhere_are_held_to_the_drivers_golden_tile(job: Job) -> None
 def test_the_budget_is_what_the_restorer_leaves() -> None:
     needs = Needs("x", "0", context=1, max_gap=1, tile=64, halo=16, memory_bytes=1000)
     assert bytes_of_restorer(needs) == 3 * 96 * 96 * 32 + 1000
-    assert budget(10_000_000, needs) == 8_000_000 - bytes_of_restorer(needs)
+    assert shelf(10_000_000) == 1_250_000
+    assert budget(10_000_000, needs) == 8_000_000 - bytes_of_restorer(needs) - shelf(10_000_000)
     assert budget(0, needs) == 0, "not known: not bounded"
     assert budget(1000, needs) == 1, "one slab at a time, however little there is"
 

@@ -66,10 +66,6 @@ def run(
 
     Ctrl-C finishes the slabs in hand and stops (exit 75); a second Ctrl-C stops at once. Either can be resumed.
     """
-    from pipeline import show
-    from pipeline.job import changes, propose
-    from pipeline.planfile import read_plan
-
     both_or_neither(only, verdicts)
     if revert is not None or slab:
         others = {"--plan": reviewed, "--redo": redo, "--certificate": certificate, "--only": only, "--sign": sign,
@@ -79,35 +75,56 @@ def run(
         return
     asked = config_of(config, site)
     if render is not None:
-        say(_render(asked.site, config, render), as_json, show.scripts)
-        return
-    made = propose(asked if certificate is None else asked.model_copy(update={"certificate": certificate}))
-    if reviewed:
-        before = read_plan(reviewed)
-        if before.hash != made.plan.hash:
-            from pipeline.errors import PlanChangedError
+        from pipeline.show import scripts
 
-            raise PlanChangedError(
-                "the plan no longer holds",
-                where=reviewed,
-                why="changed since: " + ", ".join(changes(before, made.plan)),
-                do=f"review it anew: zmend plan {config}",
-            )
+        say(_render(asked.site, config, render), as_json, scripts)
+        return
+    made = _proposed(asked, certificate, reviewed, config)
     judged = _read_verdicts(verdicts, made) if verdicts else None
-    if dry_run and judged is not None:
-        from pipeline.takeover import would_order
-
-        say(would_order(made, judged), as_json, show.ordered)
-        return
     if dry_run:
+        _foretell(made, judged, as_json)
+        return
+    _run(made, as_json, redo=redo, verdicts=judged, sign=sign or "")
+
+
+def _proposed(asked: Any, certificate: int | None, reviewed: str | None, config: str) -> Any:
+    """What is to be done. Raises PlanChangedError where that is not what was reviewed."""
+    from pipeline.job import changes, propose
+    from pipeline.planfile import read_plan
+
+    made = propose(asked if certificate is None else asked.model_copy(update={"certificate": certificate}))
+    if reviewed and (before := read_plan(reviewed)).hash != made.plan.hash:
+        from pipeline.errors import PlanChangedError
+
+        raise PlanChangedError(
+            "the plan no longer holds",
+            where=reviewed,
+            why="changed since: " + ", ".join(changes(before, made.plan)),
+            do=f"review it anew: zmend plan {config}",
+        )
+    return made
+
+
+def _foretell(made: Any, judged: Any, as_json: bool) -> None:
+    """What a run would do."""
+    from pipeline import show
+
+    if judged is None:
         say(planned(made, ""), as_json, show.plan)
         return
-    from pipeline.run import Stop
-    from pipeline.run import run as run_it
+    from pipeline.takeover import would_order
+
+    say(would_order(made, judged), as_json, show.ordered)
+
+
+def _run(made: Any, as_json: bool, **asked: Any) -> None:
+    """Do it, and say how it ended. Exits with 4 where slabs are quarantined."""
+    from pipeline import show
+    from pipeline.run import Stop, run
 
     stop = Stop()
     with interrupts(stop), show.Progress(quiet=as_json) as progress:
-        summary = run_it(made, on_event=progress, stop=stop, redo=redo, verdicts=judged, sign=sign or "")
+        summary = run(made, on_event=progress, stop=stop, **asked)
     say(summary, as_json, show.summary)
     if summary["quarantined"]:
         raise SystemExit(4)

@@ -51,7 +51,7 @@ def worlds(folder: Path) -> list[World]:
     """Different enough that no step of the protocol is left out."""
     return [
         World(folder / "plain", "plain").make(),
-        World(folder / "packs", "packs", patches={"pipeline.ledger.PACK_AT": 4, "pipeline.run.PACK_EVERY": 4}).make(),
+        World(folder / "packs", "packs", patches={"pipeline.ledger.PACK_AT": 4, "pipeline.shift.PACK_EVERY": 4}).make(),
         World(folder / "zarr2", "zarr2", zarr_format=2, parts={"certificate": 1}).make(),
     ]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ class Power:
         self._folders: dict[int, dict[str, Entry | None]] = {}  # by inode: entries that survive; None: a folder
         self._synced: set[tuple[int, int, int]] = set()
         self._fsync = os.fsync
+        self._dark, self._switch = False, threading.RLock()
         self.sync()
 
     def watch(self) -> None:
@@ -38,6 +40,13 @@ class Power:
         os.fsync, os.sync = self.fsync, self.sync
 
     def fsync(self, handle: int) -> None:
+        with self._switch:
+            if not self._dark:
+                self._note(handle)
+                return
+        threading.Event().wait()  # another thread, while the power fails: nothing that it does from now on is durable
+
+    def _note(self, handle: int) -> None:
         path = Path(os.readlink(f"/proc/self/fd/{handle}"))
         if path.is_relative_to(self.root) or path == self.root:
             self._folder(path) if path.is_dir() else self._synced.add(_inode(os.fstat(handle)))
@@ -54,6 +63,8 @@ class Power:
 
     def leave(self, beside: Path, seed: int) -> None:
         """Write what could be left of the folder."""
+        with self._switch:
+            self._dark = True
         rng = random.Random(seed)
         left: set[tuple[int, int, int]] = set()
         self._leave(self.root, beside, rng, rng.choice([0.0, 0.5, 0.9]), left)
