@@ -1,6 +1,6 @@
 """Does a test notice? Each mutant of `mutants` is made in a copy of the repository, and its tests are run there.
 
-    python -m tests.faults.mutations [--only lineage.py] [--out FILE]
+    python -m tests.faults.mutations [--only lineage.py] [--out FILE] [--part 1/4]
 
 What no test notices is a survivor: it wants a test, or is code that nobody needs. Takes about half a minute each.
 """
@@ -94,17 +94,26 @@ def _test(copy: Path, name: str, told: Path) -> None:
     os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore::pytest.PytestAssertRewriteWarning", *(f"tests/{n}" for n in name.split("+"))])))
 
 
+def noticed(file: str | None) -> set[tuple[str, ...]]:
+    """The mutants that some test noticed before: file, what it was, what it became."""
+    lines = Path(file).read_text().splitlines() if file and Path(file).exists() else []
+    found = (json.loads(line) for line in lines)
+    return {(o["file"], o["was"], o["now"]) for o in found if "::" in o["result"]}
+
+
 def main() -> int:
     words = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     words.add_argument("--only", default="", help="only mutants of files whose name has this in it")
     words.add_argument("--at", type=int, action="append", help="only the mutant of this number; may be given again")
-    words.add_argument("--out", metavar="FILE", help="a JSON line each")
+    words.add_argument("--part", default="1/1", help="only every so manieth, so that several processes share them")
+    words.add_argument("--out", metavar="FILE", help="a JSON line each; what was noticed there already is left out")
     asked = words.parse_args()
-    survived = 0
+    part, parts = map(int, asked.part.split("/"))
+    known, survived = noticed(asked.out), 0
     with tempfile.TemporaryDirectory(prefix="mutations-") as name:
         copy = copied(Path(name))
         for n, mutant in enumerate(MUTANTS):
-            if asked.only not in mutant.file or (asked.at and n not in asked.at):
+            if asked.only not in mutant.file or (asked.at and n not in asked.at) or n % parts != part - 1 or mutant[:3] in known:
                 continue
             began, result = time.monotonic(), tried(mutant, copy)
             survived += result in ("survived", "stale") or result.startswith("invalid")
