@@ -45,6 +45,8 @@ class StoreLock:
     ) -> None:
         if self.files.read(self.key) == self._mine:
             self.files.delete(self.key)
+        elif isinstance(error, OSError):
+            self.held()  # what it had half made was swept away by the run that has the store now
 
     def held(self) -> None:
         """Raises StoreLockedError where it was taken for a dead run's: who has slept for long asks before it writes."""

@@ -40,6 +40,17 @@ def test_who_has_lost_the_store_hears_of_it_and_leaves_the_others_lock(tmp_path:
         still_held(str(tmp_path), "mine")
 
 
+def test_what_fails_once_the_store_is_lost_fails_for_that(tmp_path: Path) -> None:
+    """Whoever took it over swept away what was half made."""
+    with pytest.raises(StoreLockedError, match="this run holds the store no more") as told, StoreLock(str(tmp_path)):
+        put(tmp_path, **OTHER)
+        raise FileNotFoundError("zmend/.seal.json.partial")
+    assert isinstance(told.value.__context__, FileNotFoundError)
+    Files(str(tmp_path)).delete(KEY)
+    with pytest.raises(FileNotFoundError), StoreLock(str(tmp_path)):
+        raise FileNotFoundError("something else")
+
+
 def test_a_process_that_has_ended_and_was_not_waited_for_holds_nothing(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     holder = {**_me(), "pid": process.pid, "started": _started(process.pid)}

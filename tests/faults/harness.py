@@ -16,6 +16,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +35,7 @@ from tests.stores import kind, write_volume
 from tests.toys import weigh
 
 TURNS = 6  # runs after a fault; who needs more never ends
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 RUN = ("run", "plan", "seconds", "digest")  # of a record: its history, not the slab
 BASE: dict[str, Any] = {"pipeline.attempts.BASE_S": 0.002}  # what passes, passes at once here
 
@@ -183,10 +184,18 @@ def ended(process: Any) -> int:
     """Wait for a process; its exit code. One that does not end in time is killed, with all of its group."""
     process.join(PATIENCE_S)
     if process.exitcode is None:
-        os.killpg(process.pid, signal.SIGKILL)
+        strike(process, signal.SIGKILL)
         process.join()
         return -99
     return int(process.exitcode)
+
+
+def strike(process: Any, number: int) -> None:
+    """A signal to a process and all of its group; one that has just begun has none yet, one that has ended is no more."""
+    for send in (os.killpg, os.kill):
+        with suppress(ProcessLookupError):
+            send(process.pid, number)
+            return
 
 
 def stopped(process: Any) -> bool:

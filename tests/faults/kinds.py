@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import time
 from collections.abc import Callable
 
 from tests.faults import rivals, rot
-from tests.faults.harness import Outcome, Stage, compared, ended, settled, tail, visit
+from tests.faults.harness import Outcome, Stage, compared, ended, settled, strike, tail, visit
 
 Play = Callable[[Stage, random.Random, Outcome], Outcome]
 
@@ -55,7 +54,7 @@ def signalled(number: int, codes: set[int]) -> Play:
         process = stage.start()
         time.sleep(0.02 + delay)
         if outcome_in_time := process.is_alive():
-            os.killpg(process.pid, number)
+            strike(process, number)
         code = ended(process)
         outcome.struck = outcome_in_time
         if code not in codes | {0}:
