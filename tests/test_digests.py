@@ -125,6 +125,7 @@ def test_what_is_made_anew_comes_out_otherwise(job: Job) -> None:  # noqa: F811
     plan, mine, records, _ = opened(job)
     found = replay_slabs(plan, records, lambda _: mine, 100, 0).findings
     assert found == [f"slab {path.stem}: chunk {box} comes out differently"]
+    assert any("synthetic voxels are not the overlay's in" in f for f in compared(job)[0].findings)
     forge(path, lambda r: r.update(inputs_sha256="0" * 64))
     _, mine, records, _ = opened(job)
     assert f"slab {path.stem}: its inputs are not the inputs that were read then" in replay_slabs(plan, records, lambda _: mine, 100, 0).findings

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import lineage
+from pipeline import lineage, seal
 from pipeline.box import Box
 from pipeline.job import open_job
 from pipeline.lock import StoreLock
@@ -202,6 +202,31 @@ def test_while_a_run_is_at_work_and_after_it_was_killed(job: Job) -> None:
     found = ended(job)
     assert found.findings == ["its last run was killed before it sealed the store: run again"]
     assert found.early == "the run has not ended"
+
+
+def test_nobody_seals_a_store_that_is_anothers(job: Job) -> None:
+    class Lost(Exception):
+        pass
+
+    def held() -> None:
+        raise Lost
+
+    (job.folder / "out.zarr/zmend/seal.json").unlink()
+    with pytest.raises(Lost):
+        seal.put(out(job), held)
+    assert seal.broken(out(job))
+
+
+def test_the_seal_binds_every_document_and_itself(job: Job) -> None:
+    assert lineage.sealed(out(job)).findings == [] and seal.changed(out(job)) == []
+    (job.folder / "out.zarr/zmend/review.json").write_text("{}")  # there was none
+    assert lineage.sealed(out(job)).findings == ["zmend/review.json is not what it was when the store was sealed"]
+    (job.folder / "out.zarr/zmend/review.json").unlink()
+    path = job.folder / "out.zarr/zmend/seal.json"
+    whole = path.read_text()
+    for other in (whole + " ", whole.replace('"digest": "', '"digest": "0', 1), whole.replace("zmend/merge.json", "zmend/merge.jsom")):
+        path.write_text(other)
+        assert seal.changed(out(job)) == [seal.KEY]
 
 
 def test_faults_of_packs_and_of_the_source(job: Job) -> None:
