@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from numcodecs import Zstd
+import numpy as np
+import zarr
 
 from tests.faults.harness import (
     Outcome,
@@ -124,12 +125,20 @@ def _mended(stage: Stage, path: Path, backup: Path) -> str:
 
 
 def means_the_same(path: Path, backup: Path) -> bool:
-    """Whether a chunk is another encoding of the same voxels: zstd has a few bits that no reader looks at."""
-    try:
-        one, two = (p.read_bytes() for p in (path, backup))
-        return one != two and Zstd().decode(one) == Zstd().decode(two)
-    except (OSError, RuntimeError):
+    """Whether a chunk is another encoding of the same voxels: zstd has a few bits that no reader looks at, and what a
+    chunk holds beyond the edge of the volume is nobody's."""
+    array = next((p for p in path.parents if (p / "zarr.json").exists() or (p / ".zarray").exists()), path)
+    if not path.exists() or path.read_bytes() == backup.read_bytes():
         return False
+    rotten = path.read_bytes()
+    try:
+        found = zarr.open_array(array, mode="r")[:]
+        shutil.copy2(backup, path)
+        return bool(np.array_equal(found, zarr.open_array(array, mode="r")[:]))
+    except Exception:  # no array, or not to be decoded
+        return False
+    finally:
+        path.write_bytes(rotten)
 
 
 def content(stage: Stage) -> bool:
