@@ -1,7 +1,10 @@
-"""Scan beside a bare read of the same chunks: megabytes a second, and memory, as the volume grows.
+"""Scan beside a bare read of the same chunks: megabytes a second, seconds of CPU a gigabyte, and memory, as the volume
+grows.
 
-Both run on two processes. The bare read decodes every chunk once and drops it; the scan's time holds the start of its
-workers too. Memory is the largest resident set of any one of its processes. Real tissue, there and back in z.
+Both run on two processes, but a scan of up to 2 GB does with two threads. The bare read decodes every chunk once and
+drops it; the scan's time holds the start of Python and of its workers too. CPU is that of all processes together: on a
+machine that others use it says more than time. Memory is the largest resident set of any one of them. Real tissue,
+there and back in z.
 
     ZMEND_STACKS=folder of npz files SCAN_MB=100,1000,10000 python -m benchmarks scanning
 """
@@ -9,6 +12,7 @@ workers too. Memory is the largest resident set of any one of its processes. Rea
 from __future__ import annotations
 
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -38,15 +42,16 @@ def measure() -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "raw.zarr"
             shape = _make(path, megabytes)
-            rounds = [(_read(path), *_scan(path, Path(folder) / f"{n}.csv")) for n in range(ROUNDS if megabytes < 5000 else 1)]
+            rounds = [(*_read(path), *_scan(path, Path(folder) / f"{n}.csv")) for n in range(ROUNDS if megabytes < 5000 else 1)]
         size = shape[0] * shape[1] * shape[2] / 1e6
-        read, scan = (statistics.median(r[i] for r in rounds) for i in (0, 1))
-        ratios = sorted(r[0] / r[1] for r in rounds)
+        read, read_cpu, scan, scan_cpu = (statistics.median(r[i] for r in rounds) for i in range(4))
+        ratios, of_cpu = (sorted(r[i] / r[2 + i] for r in rounds) for i in (0, 1))
         rows.append(
             {
                 "megabytes": round(size), "shape": list(shape), "read_mb_s": round(size / read), "scan_mb_s": round(size / scan),
                 "scan_over_read": round(statistics.median(ratios), 3), "least": round(ratios[0], 3), "most": round(ratios[-1], 3),
-                "peak_mib": round(max(r[2] for r in rounds)),
+                "read_cpu_s_gb": round(1e3 * read_cpu / size, 2), "scan_cpu_s_gb": round(1e3 * scan_cpu / size, 2),
+                "cpu_scan_over_read": round(statistics.median(of_cpu), 3), "peak_mib": round(max(r[4] for r in rounds)),
             }
         )  # fmt: skip
     return {"chunks": CHUNKS, "workers": WORKERS, "rounds": ROUNDS, "rows": rows}
@@ -80,11 +85,18 @@ def _make(path: Path, megabytes: int) -> tuple[int, int, int]:
     return shape
 
 
-def _read(path: Path) -> float:
-    began = time.perf_counter()
+def _cpu() -> float:
+    """Seconds, of children that have ended, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _read(path: Path) -> tuple[float, float]:
+    """Seconds, and those of CPU."""
+    began, cpu = time.perf_counter(), _cpu()
     with ProcessPoolExecutor(WORKERS) as pool:
         list(pool.map(_share, [str(path)] * WORKERS, range(WORKERS)))
-    return time.perf_counter() - began
+    return time.perf_counter() - began, _cpu() - cpu
 
 
 def _share(path: str, which: int) -> None:
@@ -97,9 +109,9 @@ def _share(path: str, which: int) -> None:
             volume.read(box)
 
 
-def _scan(path: Path, out: Path) -> tuple[float, float]:
-    """Seconds, and MiB of the largest process."""
-    began, peak = time.perf_counter(), 0
+def _scan(path: Path, out: Path) -> tuple[float, float, float]:
+    """Seconds, those of CPU, and MiB of the largest process."""
+    began, cpu, peak = time.perf_counter(), _cpu(), 0
     command = [sys.executable, "-m", "pipeline", "scan", str(path), "--out", str(out), "--workers", str(WORKERS)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as scan:
         family = psutil.Process(scan.pid)
@@ -112,4 +124,4 @@ def _scan(path: Path, out: Path) -> tuple[float, float]:
             time.sleep(0.2)
     if scan.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {scan.returncode}")
-    return time.perf_counter() - began, peak / 2**20
+    return time.perf_counter() - began, _cpu() - cpu, peak / 2**20

@@ -1,8 +1,9 @@
 """Scout and spotter: the networks that see damage in a part of a section, beside the sections before and after.
 
 The scout goes over everything, as cheaply as can be: it tells where one should look. There the spotter looks, a small
-U-Net on cells of 4 × 4 pixels: what lies in a section beyond all that is near in both neighbours is counted out for it
-(`novel`), the rest it learns. They run in scans without torch: `export` writes them as ONNX.
+U-Net on cells of 4 × 4 pixels. What lies in a section beyond all that is near in both neighbours is counted out for
+both (`novel`), the rest they learn. They run in scans without torch: `export` writes them as ONNX; what the scout is
+shown (`hints`) scans count out themselves.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ CLASSES = ("intact", *WOUNDS)
 CELL = 4  # px
 SIDES = 16  # px: edges are multiples of it; a place of the scout
 NOVEL = 8  # channels of `novel`
+HINTS = NOVEL + 6  # of `hints`
+STEPS, LEVELS = 16, 128  # of a unit of tissue that bytes tell apart; to either side
 
 
 def _step(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
@@ -28,12 +31,21 @@ def _step(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     )
 
 
+def pooled(sections: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(n, 3, y, x) -> the mean, greatest and least greys of cells, each (n, 3, y/4, x/4)."""
+    return F.avg_pool2d(sections, CELL), F.max_pool2d(sections, CELL), -F.max_pool2d(-sections, CELL)
+
+
 def novel(sections: Tensor) -> Tensor:
     """(n, 3, y, x) -> (n, NOVEL, y/4, x/4): by how much a cell's mean, least and greatest grey lie beyond those of all
     cells within one, and within two, of it in both neighbours."""
+    mean, most, least = pooled(sections)
+    return _beyond(mean, most, least)
+
+
+def _beyond(mean: Tensor, most: Tensor, least: Tensor) -> Tensor:
     found = []
-    for sign, pool in ((1, F.avg_pool2d), (-1, F.avg_pool2d), (1, F.max_pool2d), (-1, F.max_pool2d)):
-        cells = pool(sign * sections, CELL)
+    for cells in (mean, -mean, most, -least):
         near = torch.maximum(cells[:, 0:1], cells[:, 2:3])
         found += [cells[:, 1:2] - F.max_pool2d(near, 2 * r + 1, 1, r) for r in (1, 2)]
     return torch.cat(found, 1)
@@ -53,31 +65,53 @@ class Spotter(nn.Module):
         self.head = nn.Conv2d(fine, len(CLASSES) * CELL**2, 1)
 
     def forward(self, sections: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.apart(sections), CELL)
+
+    def apart(self, sections: Tensor) -> Tensor:
+        """The same with the pixels of each cell in channels of their own: (n, classes · 16, y/4, x/4)."""
         fine = self.first(torch.cat([self.stem(sections), novel(sections)], 1))
         middle = self.down(fine)
         middle = self.up(torch.cat([F.interpolate(self.lowest(middle), scale_factor=2.0, mode="nearest"), middle], 1))
         fine = self.last(torch.cat([F.interpolate(middle, scale_factor=2.0, mode="nearest"), fine], 1))
-        return F.pixel_shuffle(self.head(fine), CELL)
+        found: Tensor = self.head(fine)
+        return found
 
 
-def cells(sections: Tensor) -> Tensor:
-    """(n, 3, y, x) -> (n, 9, y/4, x/4): the means of cells, then their greatest, then their least greys."""
-    pooled = F.avg_pool2d(sections, CELL), F.max_pool2d(sections, CELL), -F.max_pool2d(-sections, CELL)
-    return torch.cat(pooled, 1)
+class Apart(nn.Module):
+    """A spotter as scans run it: putting the pixels of cells together costs OpenCV as much as two convolutions."""
+
+    def __init__(self, spotter: Spotter) -> None:
+        super().__init__()
+        self.spotter = spotter
+
+    def forward(self, sections: Tensor) -> Tensor:
+        return self.spotter.apart(sections)
+
+
+def hints(sections: Tensor) -> Tensor:
+    """(n, 3, y, x) in units of tissue -> (n, HINTS, y/8, x/8), what the scout is shown, as scans count it out in bytes.
+
+    The greatest of what is `novel` in squares of 8 pixels, nothing below 0; the means of all three sections there; and
+    by how much their greys differ there.
+    """
+    mean, most, least = (torch.round(part * STEPS).clamp(-LEVELS, LEVELS - 1) for part in pooled(sections))
+    new = F.max_pool2d(_beyond(mean, most, least).clamp_min(0), 2)
+    span = F.max_pool2d(most, 2) + F.max_pool2d(-least, 2)
+    return torch.cat([new, F.avg_pool2d(mean, 2), span], 1) / STEPS
 
 
 class Scout(nn.Module):
-    """(n, 9, y/4, x/4), `cells` -> (n, 1, y/16, x/16): whether there is any damage, as logits."""
+    """(n, HINTS, y/8, x/8), `hints` -> (n, 1, y/16, x/16): whether there is any damage, as logits."""
 
-    def __init__(self, fine: int = 16, middle: int = 24, coarse: int = 32) -> None:
+    def __init__(self, fine: int = 16, coarse: int = 24) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.BatchNorm2d(9), _step(9, fine), _step(fine, middle, 2), _step(middle, middle),
-            _step(middle, coarse, 2), _step(coarse, coarse), nn.Conv2d(coarse, 1, 1),
+            nn.BatchNorm2d(HINTS), _step(HINTS, fine), _step(fine, coarse, 2), _step(coarse, coarse),
+            nn.Conv2d(coarse, 1, 1),
         )  # fmt: skip
 
-    def forward(self, cells: Tensor) -> Tensor:
-        found: Tensor = self.body(cells)
+    def forward(self, shown: Tensor) -> Tensor:
+        found: Tensor = self.body(shown)
         return found
 
 
@@ -86,6 +120,7 @@ def export(network: nn.Module, example: Tensor, path: Path) -> None:
 
     The shape in the file is an example: OpenCV takes others, but infers wrong ones where the file leaves them open.
     """
+    network = Apart(network) if isinstance(network, Spotter) else network
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # the newer exporter writes what OpenCV cannot read
         torch.onnx.export(network.eval(), (example,), str(path), dynamo=False, opset_version=13)

@@ -1,9 +1,10 @@
 """Training of what scans see damage with, scout and spotter: real sections, wounded at random.
 
     python -m model.spotting --data DATA --out pipeline/weights
+    python -m model.spotting --data DATA --out pipeline/weights --only scout --steps 1500
 
-Half an hour on one core; deterministic for a seed on one kind of CPU. Beside the networks (.onnx) lies their card,
-spotting.json: on which sections they were trained, under which terms, and their sha256.
+Half an hour on one core for both; deterministic for a seed on one kind of CPU. Beside the networks (.onnx) lies their
+card, spotting.json: on which sections they were trained, under which terms, and their sha256.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model import stacks, wounds
-from model.spotter import CLASSES, SIDES, Scout, Spotter, cells, export
+from model.spotter import CLASSES, SIDES, Scout, Spotter, export, hints
 from model.wounds import SHARES, WOUNDS, Bools, Image
 
 log = logging.getLogger("model.spotting")
@@ -224,34 +225,48 @@ class Pupil:
                 number.copy_(latest)
 
 
-def train(lessons: Sequence[Lesson], steps: int, seed: int) -> tuple[nn.Module, nn.Module]:
-    """Spotter and scout, from the same windows; a batch depends on (seed, step) alone."""
-    torch.manual_seed(seed)
-    spotter = Pupil(Spotter(), Spotter())
-    scout = Pupil(Scout(), Scout())
-    costs, much = torch.tensor(COSTS), torch.tensor(SCOUT_COST)
-    recent, began = np.zeros(2), time.monotonic()
+def train(lessons: Sequence[Lesson], steps: int, seed: int, only: str = "") -> dict[str, nn.Module]:
+    """Spotter and scout (or one of them) by name, from the same windows; a batch depends on (seed, step) alone."""
+    pupils = {name: _pupil(made, seed) for name, made in NETWORKS.items() if only in ("", name)}
+    recent, began = dict.fromkeys(pupils, math.nan), time.monotonic()
     for step in range(steps):
         rate = RATE * min(1.0, (step + 1) / WARMUP) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
         keep = AVERAGE if step > 200 else EARLY
         pairs = [sample(lessons, np.random.default_rng([seed, step, item])) for item in range(BATCH)]
         seen, truth = (torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))
-        loss = F.cross_entropy(spotter.answer(seen), truth, weight=costs)
-        spotter.learn(loss, rate, keep)
-        hurt = F.avg_pool2d((truth > 0).float()[:, None], SIDES) > HURT
-        missed = F.binary_cross_entropy_with_logits(scout.answer(cells(seen)), hurt.float(), pos_weight=much)
-        scout.learn(missed, rate, keep)
-        now = np.array([loss.item(), missed.item()])
-        recent = 0.98 * recent + 0.02 * now if step else now
+        for name, pupil in pupils.items():
+            loss = LOSSES[name](pupil, seen, truth)
+            pupil.learn(loss, rate, keep)
+            recent[name] = 0.98 * recent[name] + 0.02 * loss.item() if step else loss.item()
         if step % 100 == 99:
-            log.info("step %d of %d, loss %.3f, %.3f, %.0f s", step + 1, steps, *recent, time.monotonic() - began)
-    return spotter.average, scout.average
+            log.info("step %d of %d, loss %s, %.0f s", step + 1, steps, recent, time.monotonic() - began)
+    return {name: pupil.average for name, pupil in pupils.items()}
 
 
-def card(files: Sequence[Path], lessons: Sequence[Lesson], steps: int, seed: int, minutes: float) -> dict[str, Any]:
+def _pupil(made: type[nn.Module], seed: int) -> Pupil:
+    torch.manual_seed(seed)  # what one becomes depends neither on how the other is built nor on whether it learns
+    return Pupil(made(), made())
+
+
+def _spotted(spotter: Pupil, seen: Tensor, truth: Tensor) -> Tensor:
+    return F.cross_entropy(spotter.answer(seen), truth, weight=torch.tensor(COSTS))
+
+
+def _scouted(scout: Pupil, seen: Tensor, truth: Tensor) -> Tensor:
+    hurt = F.avg_pool2d((truth > 0).float()[:, None], SIDES) > HURT
+    return F.binary_cross_entropy_with_logits(
+        scout.answer(hints(seen)), hurt.float(), pos_weight=torch.tensor(SCOUT_COST)
+    )
+
+
+NETWORKS: dict[str, type[nn.Module]] = {"spotter": Spotter, "scout": Scout}
+LOSSES = {"spotter": _spotted, "scout": _scouted}
+
+
+def card(folder: Path, lessons: Sequence[Lesson], training: dict[str, Any]) -> dict[str, Any]:
     """What the networks owe to their data, and how they were made."""
     return {
-        "sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+        "sha256": {f"{n}.onnx": hashlib.sha256((folder / f"{n}.onnx").read_bytes()).hexdigest() for n in training},
         "classes": list(CLASSES),
         "pixel_nm": PIXEL_NM,
         "data": [
@@ -260,7 +275,7 @@ def card(files: Sequence[Path], lessons: Sequence[Lesson], steps: int, seed: int
         ],
         "licence": "The terms of the data bind these networks. "
         + "; ".join(dict.fromkeys(f"{x.name}: {x.licence}" for x in lessons)),
-        "training": {"steps": steps, "seed": seed, "batch": BATCH, "rate": RATE, "minutes": round(minutes, 1)},
+        "training": training,
     }
 
 
@@ -269,6 +284,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of manifest.json and the npz files it names")
     parser.add_argument("--out", type=Path, required=True, help="folder for spotter.onnx, scout.onnx and their card")
+    parser.add_argument("--only", choices=["spotter", "scout"], default="", help="the other one in the folder stays")
     parser.add_argument("--steps", type=int, default=3500)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
@@ -277,14 +293,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
     lessons, began = load(args.data), time.monotonic()
-    spotter, scout = train(lessons, args.steps, args.seed)
+    networks = train(lessons, args.steps, args.seed, args.only)
     args.out.mkdir(parents=True, exist_ok=True)
-    files = [args.out / "spotter.onnx", args.out / "scout.onnx"]
     example = torch.zeros(1, 3, 16 * SIDES, 16 * SIDES)
-    export(spotter, example, files[0])
-    export(scout, cells(example), files[1])
-    said = card(files, lessons, args.steps, args.seed, (time.monotonic() - began) / 60)
-    (args.out / "spotting.json").write_text(json.dumps(said, indent=1) + "\n")
+    at = args.out / "spotting.json"
+    training = json.loads(at.read_text())["training"] if args.only else {}
+    for name, network in networks.items():
+        export(network, hints(example) if name == "scout" else example, args.out / f"{name}.onnx")
+        minutes = round((time.monotonic() - began) / 60, 1)
+        training[name] = {"steps": args.steps, "seed": args.seed, "batch": BATCH, "rate": RATE, "minutes": minutes}
+    at.write_text(json.dumps(card(args.out, lessons, training), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import hashlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import cv2
@@ -20,24 +21,32 @@ from pipeline.detect import judge, margin
 from pipeline.look import Look, read, scan_shape
 from pipeline.maskfile import TILE, bits, write_masks
 from pipeline.plan import Slab, runs
-from pipeline.view import Finding, Section, View
+from pipeline.threads import mapped
+from pipeline.view import Finding, Moves, Section, View
 from pipeline.volume import Volume
 
 DEEP = 512  # sections of a cell: those around it are read twice
 BLOCK = 48  # of them are judged at once, and lie in memory with those around
 
 
-def cells(shape: ZYX, stale: Sequence[int], today: Sequence[str]) -> Iterator[Slab]:
+def cells(shape: ZYX, stale: Sequence[int], today: Sequence[str], least: int) -> Iterator[Slab]:
     """Tiles of the scan over runs of stale sections, as slabs: their write boxes are in pixels of the scan.
 
     An id is of the place and of what the sections look like today, so that an answer of an earlier day is not taken.
+    What is left at an edge, where it is narrower than `least`, belongs to the tile beside it.
     """
     spans = ((a, min(a + DEEP, z1)) for z0, z1 in runs(stale) for a in range(z0, z1, DEEP))
-    for z0, z1 in spans:
-        for tile in Box((z0, 0, 0), (z1, *shape[1:])).cells((shape[0], TILE, TILE)):
-            write = tile.with_z(z0, z1) & Box.of(shape)
-            name = f"{write} {' '.join(today[z0:z1])}"
-            yield Slab(hashlib.sha256(name.encode()).hexdigest()[:32], write, write)
+    ys, xs = (_tiles(n, least) for n in shape[1:])
+    for (z0, z1), (y0, y1), (x0, x1) in product(spans, ys, xs):
+        write = Box((z0, y0, x0), (z1, y1, x1))
+        name = f"{write} {' '.join(today[z0:z1])}"
+        yield Slab(hashlib.sha256(name.encode()).hexdigest()[:32], write, write)
+
+
+def _tiles(length: int, least: int) -> list[tuple[int, int]]:
+    """Where an axis is cut: at whole chunks of the masks, or at its end."""
+    starts = [a for a in range(0, length, TILE) if a == 0 or length - a >= least]
+    return list(zip(starts, [*starts[1:], length], strict=True))
 
 
 @dataclass(frozen=True)
@@ -51,24 +60,24 @@ class Task:
         cell = Slab.of(row)
         source, box = self.look.open(), cell.write
         answer: dict[str, Any] = {"slab": cell.id, "findings": [], "jumps": [], "bytes_read": 0}
-        if min(box.shape[1:]) < self.look.thresholds.least_px:
-            return answer
-        for core, first, view in _views(source, self.look, box):
-            found, jumps = judge(view, range(core.start - first, core.stop - first))
+        masks = Volume.open(self.look.masks, writable=True)
+        for core, view in _views(source, self.look, box):
+            first = view.first
+            found, jumps = judge(view, range(core.start - first, core.stop - first), mapped(self.look.threads))
             here = [replace(f, z=f.z + first) for f in found]
-            write_masks(self.look, here, box.with_z(core.start, core.stop))
+            write_masks(masks, self.look, here, box.with_z(core.start, core.stop))
             answer["findings"] += [_row(f, bit, box) for f, bit in zip(here, bits(here), strict=True)]
             answer["jumps"] += [[j.z + first, *j.move] for j in jumps]
         answer["bytes_read"] = source.bytes_read
         return answer
 
 
-def _views(source: Volume, look: Look, box: Box) -> Iterator[tuple[range, int, View]]:
-    """Blocks of the sections of a box; the first of a view, and the view: of the block and what is around it."""
+def _views(source: Volume, look: Look, box: Box) -> Iterator[tuple[range, View]]:
+    """Blocks of the sections of a box, each with a view of it and of what is around."""
     around = margin(look.thresholds)
     deep = box.grow(around, 0, 0) & Box.of(scan_shape(source.shape, look.factor))
     pieces = _measured(source, look, deep)
-    sections, first = deque[Section](), deep.start[0]
+    sections, first, moves = deque[Section](), deep.start[0], Moves()
     for a in range(box.start[0], box.stop[0], BLOCK):
         core = range(a, min(a + BLOCK, box.stop[0]))
         while first < max(core.start - around, deep.start[0]):
@@ -76,7 +85,8 @@ def _views(source: Volume, look: Look, box: Box) -> Iterator[tuple[range, int, V
             first += 1
         while first + len(sections) < min(core.stop + around, deep.stop[0]):
             sections.append(next(pieces))
-        yield core, first, View(list(sections), look.thresholds)
+        moves = {pair: move for pair, move in moves.items() if pair[0] >= first}
+        yield core, View(list(sections), look.thresholds, first, moves)
 
 
 def _measured(source: Volume, look: Look, deep: Box) -> Iterator[Section]:
@@ -84,8 +94,8 @@ def _measured(source: Volume, look: Look, deep: Box) -> Iterator[Section]:
     step = source.chunks[0]
     for z in range(deep.start[0] // step * step, deep.stop[0], step):
         piece = deep.with_z(max(z, deep.start[0]), min(z + step, deep.stop[0]))
-        for image, absent in zip(*read(source, look, piece), strict=True):
-            yield Section.of(image, absent, look.thresholds)
+        seen = zip(*read(source, look, piece), strict=True)
+        yield from mapped(look.threads)(lambda one: Section.of(*one, look.thresholds), seen)
 
 
 def _row(finding: Finding, bit: int, box: Box) -> dict[str, Any]:

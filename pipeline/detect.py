@@ -11,19 +11,21 @@ A section's findings depend on the sections within `margin` of it, and on nothin
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, pairwise
 from statistics import median
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import detectors as see
-from pipeline.detectors import TO_SIGMA, Looks
+from pipeline.detectors import TO_SIGMA, Looks, Mask
 from pipeline.places import places
 from pipeline.thresholds import Thresholds
 from pipeline.view import Finding, Jump, Section, Stack, View, move
 
+Floats = NDArray[np.float64]
 LEAST_AROUND = 2  # sections on a side: one alone may be the bad one
 # Standard deviations are at least this: few sections are alike by luck.
 FLOOR = {"low": 0.06, "high": 0.06, "contrast": 0.04, "fine": 0.03, "finest": 0.03, "ratio": 0.03, "streak": 0.15}
@@ -42,10 +44,11 @@ def detect(stack: Stack, absent: Sequence[bool], t: Thresholds) -> tuple[list[Fi
     return judge(View(sections, t), range(len(sections)))
 
 
-def judge(view: View, core: range) -> tuple[list[Finding], list[Jump]]:
+def judge(view: View, core: range, spread: Callable[..., Iterable[Any]] = map) -> tuple[list[Finding], list[Jump]]:
     """What is wrong with the sections of the core; those around it are looked at as far as that needs.
 
-    A tile that is empty in most sections around is background, and nothing is found in it.
+    A tile that is empty in most sections around is background, and nothing is found in it. spread: a `map`, maybe over
+    threads.
     """
     t = view.t
     found: dict[int, Finding] = {f.z: f for f in _empty(view)}
@@ -58,7 +61,7 @@ def judge(view: View, core: range) -> tuple[list[Finding], list[Jump]]:
     aside = {z for z, f in found.items() if f.kind == "misaligned"}  # from which the stack only comes back
     jumps = [j for j in jumps if j.z - 1 not in aside]
     fit = [ok and z not in found for z, ok in enumerate(fit)]
-    parts = [p for z in core if fit[z] for p in places(view, z, fit)]
+    parts = chain.from_iterable(spread(lambda z: list(places(view, z, fit)), [z for z in core if fit[z]]))
     here = [f for z, f in found.items() if z in core]
     return sorted([*here, *parts], key=lambda f: (f.z, f.kind)), [j for j in jumps if j.z in core]
 
@@ -86,7 +89,7 @@ def _empty(view: View) -> Iterator[Finding]:
 
 def _copies(view: View, fit: Sequence[bool], _: list[Jump]) -> Iterator[Finding]:
     """Two sections that share their noise are one; the one that is less like its other neighbour is the copy."""
-    pairs = [see.alike(a, b) for a, b in pairwise(section.fine for section in view.sections)]
+    pairs = [float(a @ b) for a, b in pairwise(section.fine for section in view.sections)]
     for z, same in enumerate(pairs):
         nearby = [p for k, p in enumerate(pairs) if abs(k - z) <= view.t.window and k != z and fit[k] and fit[k + 1]]
         usual = median(nearby) if nearby else 0.0
@@ -106,39 +109,54 @@ def _which(view: View, z: int, fit: Sequence[bool]) -> int:
 
 def _odd(view: View, fit: Sequence[bool], _: list[Jump]) -> Iterator[Finding]:
     """Sections whose numbers lie apart from those on both sides."""
-    numbers = _numbers([section.look for section in view.sections])
+    few, steps = _steps(view, fit)
     for z in (z for z, ok in enumerate(fit) if ok):
-        sides = view.around(z, fit)
-        near = [*sides[0], *sides[1]]
-        usual = median(view.sections[k].look.contrast for k in near) if near else 1.0
-        grey = {"low", "high"}
-        steps = {
-            name: _apart(values / (usual if name in grey else 1.0), z, sides, FLOOR[name])
-            for name, values in numbers.items()
-        }
-        yield from _judge(z, steps, view.t, 1.0 if min(map(len, sides)) >= LEAST_AROUND else view.t.alone)
+        here = {name: (float(step[z]), float(score[z])) for name, (step, score) in steps.items()}
+        yield from _judge(z, here, view.t, view.t.alone if few[z] else 1.0)
 
 
-def _numbers(looks: Sequence[Looks]) -> dict[str, NDArray[np.float64]]:
+def _steps(view: View, fit: Sequence[bool]) -> tuple[Mask, dict[str, tuple[Floats, Floats]]]:
+    """Which sections have few around on a side; by number how far each is from both sides, and that in robust standard
+    deviations of the numbers around. 0 where it lies between them: the stack changes there, and no section is bad.
+    """
+    numbers = _numbers([section.look for section in view.sections])
+    names, values = list(numbers), np.stack(list(numbers.values()))
+    sides = _sides(np.where(fit, values, np.nan), view.t.window)  # (2, names, sections, window)
+    usual = _median(np.concatenate(list(_sides(np.where(fit, np.exp(numbers["contrast"]), np.nan), view.t.window)), -1))
+    counts = np.isfinite(sides[:, 0]).sum(-1)
+    middles = _median(sides)
+    apart = np.where(counts[:, None] >= LEAST_AROUND, values - middles, np.nan)
+    with np.errstate(invalid="ignore"):
+        low, high = np.fmin(*apart), np.fmax(*apart)
+        step = np.where(low * high > 0, np.where(np.abs(low) <= np.abs(high), low, high), 0.0)
+    sigma = TO_SIGMA * np.nan_to_num(_median(np.abs(np.concatenate(list(sides - middles[..., None]), -1))))
+    usual = np.where(np.isfinite(usual), usual, 1.0)
+    found = {}
+    for n, name in enumerate(names):
+        unit = usual if name in ("low", "high") else 1.0
+        found[name] = step[n] / unit, step[n] / unit / np.maximum(sigma[n] / unit, FLOOR[name])
+    return counts.min(0) < LEAST_AROUND, found
+
+
+def _sides(values: Floats, reach: int) -> Floats:
+    """(…, n) -> (2, …, n, reach): those before and those after each, nearest first; NaN beyond the ends."""
+    ends = [(0, 0)] * (values.ndim - 1) + [(reach, reach)]
+    wide = np.lib.stride_tricks.sliding_window_view(np.pad(values, ends, constant_values=np.nan), 2 * reach + 1, -1)
+    return np.stack([wide[..., reach - 1 :: -1], wide[..., reach + 1 :]])
+
+
+def _median(values: Floats) -> Floats:
+    """Over the last axis, of those that are no NaN; NaN where all are."""
+    values = np.sort(values, -1)
+    count = np.isfinite(values).sum(-1, keepdims=True)
+    pair = [np.take_along_axis(values, at, -1)[..., 0] for at in (np.maximum(count - 1, 0) // 2, count // 2)]
+    return np.asarray((pair[0] + pair[1]) / 2)
+
+
+def _numbers(looks: Sequence[Looks]) -> dict[str, Floats]:
     logs = {n: np.log([getattr(look, n) for look in looks]) for n in ("fine", "finest", "contrast", "streak")}
     grey = {n: np.array([getattr(look, n) for look in looks]) for n in ("low", "high")}
     return logs | grey | {"ratio": (logs["fine"] + logs["finest"]) / 2 - logs["contrast"]}
-
-
-def _apart(
-    values: NDArray[np.float64], z: int, around: tuple[list[int], list[int]], floor: float
-) -> tuple[float, float]:
-    """How far a section's number is from both sides, and that in robust standard deviations of the numbers around.
-
-    0 where it lies between them: the stack changes there, and no section is bad.
-    """
-    sides = [values[z] - median(values[s].tolist()) for s in around if len(s) >= LEAST_AROUND]
-    if not sides or min(sides) * max(sides) <= 0:
-        return 0.0, 0.0
-    step = min(sides, key=abs)
-    spread = [values[k] - median(values[s].tolist()) for s in around if s for k in s]
-    sigma = max(TO_SIGMA * median(map(abs, spread)), floor)
-    return float(step), float(step) / sigma
 
 
 def _both(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:

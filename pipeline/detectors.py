@@ -1,6 +1,7 @@
 """Detectors: what can be seen in one section, or between two; arrays in, numbers and masks out.
 
-Images are uint8 or float32 (y, x), masks bool (y, x). Nothing here decides: `detect` does.
+Images are uint8 (y, x), masks bool (y, x). Nothing here decides: `detect` does. A scan goes over every pixel of a
+volume, and reading one costs 6 ns: so whatever can be told from cells of 4 × 4 pixels, or from a few bands of rows, is.
 """
 
 from __future__ import annotations
@@ -8,21 +9,26 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from skimage.registration import phase_cross_correlation
 
 Image = NDArray[np.float32]
+Grey = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 T = TypeVar("T", np.uint8, np.float32)
-FLAT_BOX = 7  # px: a place is flat if so wide a square is
+CELL = 4  # px: most is told from the means, greatest and least greys of such squares
+CELL_BLUR = 1.12  # px: the Gaussian that blurs as much as taking means of cells does
+FLAT_BOX = 7  # px: a place is flat if so wide a square is; there is a whole cell in each
 TO_SIGMA = 1.4826  # of a median absolute deviation, to a standard deviation
 TINY = 1e-3  # grey levels
 PLACE = 16  # px: detail is measured in squares of this size
-ENOUGH = 170  # rows and columns at least that are looked at for greys: more change no number by a tenth of its floor
+ENOUGH = 256  # of those squares, that are looked at for detail: all of them say the same within two per cent
+RIM = 2  # px around a place, that its blur needs
+SLOW_PX = 48  # of the scan: what is slower than that is no profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +55,6 @@ def shrink(section: NDArray[T], factor: int) -> NDArray[T]:
     return np.asarray(cv2.resize(whole, wanted, interpolation=cv2.INTER_AREA), section.dtype)
 
 
-def blur(image: NDArray[Any], sigma: float) -> Image:
-    """Gaussian, mirrored at the edges."""
-    return np.asarray(cv2.GaussianBlur(image.astype(np.float32), (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101))
-
-
 def square(radius: int) -> NDArray[np.uint8]:
     """The pixels within a radius, of rows and of columns: OpenCV takes these one after the other, discs at once."""
     return np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
@@ -66,70 +67,195 @@ def grown(mask: Mask, radius: int) -> Mask:
     return np.asarray(cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 3) <= radius)
 
 
-def flat(image: NDArray[np.uint8], grey: int) -> Mask:
-    """Where squares of FLAT_BOX pixels hold values within `grey` levels of each other."""
+def cells(image: Grey) -> Grey:
+    """The mean, greatest and least grey of squares of CELL pixels, edges that are multiples of it: (3, y/4, x/4)."""
+    mean = half(half(image))
+    found = np.empty((3, *mean.shape), np.uint8)
+    found[0] = mean
+    for n, of_two, of_row in ((1, cv2.max, cv2.dilate), (2, cv2.min, cv2.erode)):
+        rows = of_two(of_two(image[::CELL], image[1::CELL]), of_two(image[2::CELL], image[3::CELL]))
+        found[n] = of_row(rows, _ROW, anchor=(0, 0), borderType=cv2.BORDER_REPLICATE)[:, ::CELL]
+    return found
+
+
+_ROW = np.ones((1, CELL), np.uint8)
+
+
+def half(image: Grey) -> Grey:
+    """The means of squares of two pixels; both edges are even."""
+    return np.asarray(cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA))
+
+
+def empty(image: Grey, squares: Grey, grey: int) -> Mask | None:
+    """Where squares of FLAT_BOX pixels hold values within `grey` levels of each other; none where there is none.
+
+    squares: `cells` of the image. Wherever one is flat, a whole cell in it is.
+    """
+    if cv2.subtract(squares[1], squares[2]).min() > grey:
+        return None
     box = square(FLAT_BOX // 2)
     span = cv2.subtract(cv2.dilate(image, box), cv2.erode(image, box))
-    return np.asarray(cv2.dilate((span <= grey).astype(np.uint8), box)).astype(bool)
+    found = np.asarray(cv2.dilate((span <= grey).astype(np.uint8), box)).astype(bool)
+    return found if found.any() else None
 
 
-def looks(image: NDArray[np.uint8], empty: Mask, smooth_px: float) -> tuple[Looks, Image]:
-    """The numbers of a section, of what is not empty in it; and of every third pixel the finest detail.
+def looks(image: Grey, mean: Grey, bare: Mask | None, smooth_px: float) -> tuple[Looks, Image]:
+    """The numbers of a section, of what is not bare in it; and of a sample of its pixels the finest detail, of mean 0
+    and length 1.
 
-    Greys are taken from enough of the pixels: percentiles of all take longer than everything else together.
+    mean: of its cells. Detail is measured in bands of rows, alike in sections of one size.
     """
-    share = float(empty.mean())
-    kept = ~empty if share < 0.95 else np.ones_like(empty)
-    sharp = image.astype(np.float32)
-    signed = sharp - blur(sharp, 1.0)
-    fine = np.abs(signed)
-    few = max(1, min(image.shape) // ENOUGH)
-    smooth = blur(sharp, smooth_px)[::few, ::few][kept[::few, ::few]]
-    low, middle, high = np.percentile(smooth, (16, 50, 84))
-    squares = (max(1, image.shape[1] // PLACE), max(1, image.shape[0] // PLACE))
-    share_kept = cv2.resize(kept.astype(np.float32), squares, interpolation=cv2.INTER_AREA)
-    places = cv2.resize(fine * kept, squares, interpolation=cv2.INTER_AREA)[share_kept > 0.5]
-    least, most = np.percentile(places / share_kept[share_kept > 0.5], (15, 70)) if places.size else (TINY, TINY)
-    across = kept.mean(1)
-    full = across > across.max() * 0.9  # rows through a lost tile have fewer pixels, and other greys
-    rows = cv2.reduce(np.clip(sharp, low, high), 1, cv2.REDUCE_AVG)[:, 0]  # dark profiles count no more than others
-    beside = full[1:] & full[:-1]
-    wobble = float(np.median(np.abs(np.diff(rows))[beside])) * TO_SIGMA if beside.any() else 0.0
-    spread = max(float(high - low) / 2, TINY)
-    details = max(float(least), TINY), max(float(most), TINY)
-    found = Looks(float(middle), float(low), float(high), spread, *details, wobble + TINY, share)
-    return found, np.ascontiguousarray(signed[::3, ::3])
+    share = float(bare.mean()) if bare is not None else 0.0
+    kept = ~bare if bare is not None and share < 0.95 else None
+    low, middle, high = greys(mean, kept, smooth_px)
+    rows, inner = _bands(*image.shape)
+    sharp = image if rows is None else image[rows]
+    soft = cv2.GaussianBlur(sharp, (2 * RIM + 1, 2 * RIM + 1), 0)  # 1 4 6 4 1, of standard deviation 1: the quickest
+    there = None if kept is None else _inside(kept if rows is None else kept[rows], inner)
+    least, most = _at_shares(_detail(_inside(cv2.absdiff(sharp, soft), inner), there), (0.15, 0.7))
+    sharp, soft = (_inside(part, inner) for part in (sharp, soft))
+    fine = level(sharp[:, ::3, ::3].astype(np.float32) - soft[:, ::3, ::3])
+    wobble = _wobble(np.clip(sharp, round(low), round(high)), there)
+    spread = max((high - low) / 2, TINY)
+    return Looks(middle, low, high, spread, max(least, TINY), max(most, TINY), wobble + TINY, share), fine
 
 
-def alike(one: Image, other: Image) -> float:
+def greys(mean: Grey, kept: Mask | None, smooth_px: float) -> tuple[float, float, float]:
+    """The grey levels that 16, 50 and 84 % are darker than, at a blur. mean: of cells."""
+    more = math.sqrt(max(smooth_px**2 - CELL_BLUR**2, 0.0)) / CELL
+    smooth = cv2.GaussianBlur(mean, (3, 3), more, borderType=cv2.BORDER_REFLECT_101) if more else mean
+    if kept is not None:
+        some = kept[CELL // 2 :: CELL, CELL // 2 :: CELL]
+        few = smooth[: some.shape[0], : some.shape[1]][some[: smooth.shape[0], : smooth.shape[1]]]
+        smooth = few if few.size else smooth
+    low, middle, high = at_shares(smooth, (0.16, 0.5, 0.84))
+    return low, middle, high
+
+
+def at_shares(image: Grey, shares: tuple[float, ...]) -> tuple[float, ...]:
+    """The grey levels, with fractions, that these shares of the pixels are darker than."""
+    count = cv2.calcHist([image], [0], None, [256], [0, 256]).ravel()
+    below = np.concatenate([[0.0], np.cumsum(count, dtype=np.float64)]) / image.size
+    return tuple(float(v) for v in np.clip(np.interp(shares, below, np.arange(257) - 0.5), 0, 255))
+
+
+def _at_shares(values: Image, shares: tuple[float, ...]) -> list[float]:
+    """As np.percentile, which takes longer than all else that is measured of a section."""
+    values = np.sort(values, axis=None)
+    return [float(v) for v in np.interp(shares, np.linspace(0, 1, values.size), values)]
+
+
+@lru_cache(maxsize=64)
+def _bands(height: int, width: int) -> tuple[NDArray[np.int64] | None, tuple[int, int, int]]:
+    """Which rows are looked at for detail (none: all), and how these are to be cut: bands, rows of each, rim.
+
+    Bands are PLACE rows and a rim on both sides, as many as hold ENOUGH places, spread over the section.
+    """
+    high, wide = max(1, height // PLACE), max(1, width // PLACE)
+    step = max(1, high * wide // ENOUGH)
+    if step == 1:
+        return None, (1, height, 0)
+    first = np.arange(0, high, step) * PLACE
+    rows = first[:, None] + np.arange(-RIM, PLACE + RIM)
+    rows = np.abs(rows)
+    rows = np.where(rows >= height, 2 * (height - 1) - rows, rows)
+    return rows.ravel(), (len(first), PLACE, RIM)
+
+
+def _inside(part: NDArray[Any], inner: tuple[int, int, int]) -> NDArray[Any]:
+    """The bands without their rims: (bands, rows, x)."""
+    bands, rows, rim = inner
+    return part.reshape(bands, rows + 2 * rim, -1)[:, rim : rim + rows]
+
+
+def _detail(fine: Grey, there: Mask | None) -> Image:
+    """The mean amount of detail in each place."""
+    if there is None:
+        return _in_places(fine)
+    share = _in_places(there)
+    found = _in_places(fine * there)[share > 0.5] / share[share > 0.5]
+    return found if found.size else np.full(1, TINY, np.float32)
+
+
+def _in_places(bands: NDArray[Any]) -> Image:
+    """Means of squares of PLACE pixels; what is over at the far edges is left out, but where there is no more."""
+    n, h, w = bands.shape
+    high, wide = min(h, PLACE), min(w, PLACE)
+    whole = bands[:, : h // high * high, : w // wide * wide].astype(np.float32)
+    across = whole.reshape(-1, wide) @ np.full(wide, 1 / wide, np.float32)
+    return np.asarray(np.full(high, 1 / high, np.float32) @ across.reshape(n * (h // high), high, w // wide))
+
+
+def _wobble(sharp: Grey, there: Mask | None) -> float:
+    """How far the greys of neighbouring rows differ: a standard deviation. Dark profiles count no more than others."""
+    rows = sharp.astype(np.float32) @ np.full(sharp.shape[2], 1 / sharp.shape[2], np.float32)
+    steps = np.abs(np.diff(rows, axis=1))
+    if there is not None:
+        across = there.mean(2)
+        full = across > across.max() * 0.9  # rows through a lost tile have fewer pixels, and other greys
+        steps = steps[full[:, 1:] & full[:, :-1]]
+    return _at_shares(steps, (0.5,))[0] * TO_SIGMA if steps.size else 0.0
+
+
+def level(image: NDArray[Any]) -> Image:
+    """As one row, of mean 0 and length 1: the product of two is their correlation."""
+    row = np.ascontiguousarray(image, np.float32).ravel()
+    row = row - row.mean()
+    return np.asarray(row / max(float(np.sqrt(row @ row)), 1e-12), np.float32)
+
+
+def alike(one: NDArray[Any], other: NDArray[Any]) -> float:
     """Correlation coefficient; 0 where one of them is constant."""
-    a, b = one - one.mean(), other - other.mean()
-    norm = math.sqrt(float((a * a).sum()) * float((b * b).sum()))
-    return float((a * b).sum()) / norm if norm > 0 else 0.0
+    return float(level(one) @ level(other))
 
 
-def coarse(image: NDArray[np.uint8]) -> Image:
-    """A quarter of the size, without what is slower than 100 px: what neighbouring sections have in common."""
-    small = cv2.resize(image, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA).astype(np.float32)
-    low = np.percentile(small, 2), np.percentile(small, 98)
-    small = blur(np.clip(small, *low), 1.0)
-    return small - blur(small, 12.0)
+def filled(mean: Grey, bare: Mask | None, grey: float) -> Grey:
+    """The means of cells, with a grey where nothing is: else a lost tile seems to lie elsewhere in its neighbours."""
+    if bare is None:
+        return mean
+    high, wide = (min(n * CELL, size) // CELL for n, size in zip(mean.shape, bare.shape, strict=True))
+    found = mean.copy()
+    some = bare[: high * CELL, : wide * CELL].reshape(high, CELL, wide, CELL).any((1, 3))
+    found[:high, :wide][some] = round(grey)
+    return found
 
 
-def offset(here: Image, other: Image) -> tuple[tuple[int, int], float, float]:
+def coarse(mean: Grey) -> Image:
+    """What neighbouring sections have in common: a quarter of the size, without what is slower than 100 px; of mean 0
+    and length 1. mean: of cells.
+    """
+    low, high = at_shares(mean, (0.02, 0.98))
+    small = cv2.GaussianBlur(np.clip(mean, round(low), round(high)).astype(np.float32), (5, 5), 0)
+    size = mean.shape[1], mean.shape[0]
+    few = max(1, size[0] // CELL), max(1, size[1] // CELL)
+    slow = cv2.GaussianBlur(cv2.resize(small, few, interpolation=cv2.INTER_AREA), (0, 0), SLOW_PX / CELL**2)
+    return level(cv2.subtract(small, cv2.resize(slow, size, interpolation=cv2.INTER_LINEAR))).reshape(mean.shape)
+
+
+def spectrum(image: Image) -> Image:
+    """Of a `coarse` image that fades out at its edges; as OpenCV packs it."""
+    return np.asarray(cv2.dft(image * _taper(*image.shape)))
+
+
+@lru_cache(maxsize=16)
+def _taper(height: int, width: int) -> Image:
+    return np.outer(np.hanning(height), np.hanning(width)).astype(np.float32)
+
+
+def offset(here: Image, other: Image, seen: tuple[Image, Image] | None = None) -> tuple[tuple[int, int], float, float]:
     """By how many pixels (y, x) of the scan `other` must move to lie on `here`, and the correlation before and after.
 
-    Both are `coarse`. The move is (0, 0) where none makes it better.
+    Both are `coarse`; seen: their spectra, where they are known. The move is (0, 0) where none makes it better.
     """
-    taper = np.outer(np.hanning(here.shape[0]), np.hanning(here.shape[1])).astype(np.float32)
-    found, _, _ = phase_cross_correlation(here * taper, other * taper, normalization=None)
-    before = alike(here, other)
-    dy, dx = (int(v) for v in found)
-    h, w = here.shape
-    if (dy, dx) == (0, 0) or abs(dy) > h // 2 or abs(dx) > w // 2:
+    product = cv2.mulSpectrums(*(seen or (spectrum(here), spectrum(other))), 0, conjB=True)
+    found = cv2.dft(product, flags=cv2.DFT_INVERSE | cv2.DFT_REAL_OUTPUT)
+    (h, w), (dy, dx) = here.shape, (int(v) for v in np.unravel_index(int(found.argmax()), found.shape))
+    dy, dx = dy - h * (dy > h // 2), dx - w * (dx > w // 2)
+    before = float(here.ravel() @ other.ravel())
+    if (dy, dx) == (0, 0):
         return (0, 0), before, before
     after = alike(overlap(here, dy, dx), overlap(other, -dy, -dx))
-    return ((4 * dy, 4 * dx), before, after) if after > before else ((0, 0), before, before)
+    return ((CELL * dy, CELL * dx), before, after) if after > before else ((0, 0), before, before)
 
 
 def overlap(image: NDArray[Any], dy: int, dx: int) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -12,8 +13,11 @@ from numpy.typing import NDArray
 from pipeline import spotter
 from pipeline.box import ZYX, Box
 from pipeline.detectors import shrink
+from pipeline.threads import each
 from pipeline.thresholds import Thresholds
 from pipeline.volume import Volume
+
+LARGE = 1 << 19  # voxels of a chunk that is worth being read by itself
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Look:
     thresholds: Thresholds
     held: frozenset[int] = frozenset()  # sections whose masks people may rely on: they are not written,
     lost: frozenset[int] = frozenset()  # but where they are gone
+    threads: int = 1  # of whoever looks
 
     def open(self) -> Volume:
         return Volume.open(self.uri, level=self.level)
@@ -49,8 +54,30 @@ def read(source: Volume, look: Look, box: Box) -> tuple[NDArray[np.uint8], list[
     """The sections of a box of the scan, 8 bit, and which of them the store does not hold."""
     (z0, y0, x0), (z1, y1, x1), f = box.start, box.stop, look.factor
     part = Box((z0, y0 * f, x0 * f), (z1, y1 * f, x1 * f)) & Box.of(source.shape)
-    absent, voxels = _gone(source, part), source.read(part)
-    return np.stack([_grey(section, look) for section in voxels]), absent
+    seen = np.empty(box.shape, np.uint8)
+    each(lambda piece: _put(source, look, piece, box, seen), _pieces(source, part, f))
+    return seen, _gone(source, part)
+
+
+def _pieces(source: Volume, part: Box, factor: int) -> list[Box]:
+    """How a box is read: chunk by chunk, each made smaller while it is in the processor's cache; all at once where
+    chunks are small, or their edges are not those of pixels of the scan."""
+    chunk = source.chunks
+    if math.prod(chunk) < LARGE or any(edge % factor for edge in chunk[1:]):
+        return [part]
+    return [piece & part for piece in part.cells(chunk)]
+
+
+def _put(source: Volume, look: Look, piece: Box, box: Box, seen: NDArray[np.uint8]) -> None:
+    """Read a piece, and lay it, at the size of the scan, where it belongs."""
+    voxels, (n, h, w), f = source.read(piece), piece.shape, look.factor
+    y, x = (a // f - b for a, b in zip(piece.start[1:], box.start[1:], strict=True))
+    z = piece.start[0] - box.start[0]
+    if h % f:  # the last row of the volume stands for those beyond it
+        small = np.stack([_grey(section, look) for section in voxels])
+    else:
+        small = _grey(voxels.reshape(n * h, w), look).reshape(n, h // f, -1)
+    seen[z : z + n, y : y + small.shape[1], x : x + small.shape[2]] = small
 
 
 def _grey(section: NDArray[Any], look: Look) -> NDArray[np.uint8]:

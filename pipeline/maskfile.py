@@ -71,7 +71,7 @@ def bits(found: Iterable[Finding]) -> list[int]:
     return given
 
 
-def write_masks(look: Look, found: Sequence[Finding], box: Box) -> None:
+def write_masks(masks: Volume, look: Look, found: Sequence[Finding], box: Box) -> None:
     """The masks of each section of a cell, as one chunk.
 
     What is there and right is not written again, for its time tells whether a slab must be done again.
@@ -81,7 +81,6 @@ def write_masks(look: Look, found: Sequence[Finding], box: Box) -> None:
         if finding.mask is not None:
             mask = sections.setdefault(finding.z, np.zeros(box.shape[1:], np.uint8))
             mask[finding.mask] |= bit or 1
-    masks = Volume.open(look.masks, writable=True)
     for z in range(box.start[0], box.stop[0]):
         one = box.with_z(z, z + 1)
         if z in look.held and not (z in look.lost and masks.absent(one)):

@@ -7,26 +7,29 @@ it sees is gathered into parts: what is damage at all, of which class most of it
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import detectors as see
 from pipeline import spotter
-from pipeline.detectors import Looks, Mask
+from pipeline.detectors import CELL, Grey, Looks, Mask
 from pipeline.thresholds import Thresholds
-from pipeline.view import Finding, View, move, unit
+from pipeline.view import Finding, View, move
 
 WIDER = 1.2  # times the contrast of neighbours: more is damage, not stain
 SQUARE = 0.85  # of the box around it: lost tiles fill theirs, saturated tissue does not
-BESIDE, LITTLE = 0.5, 0.25  # doubt of what belongs to a doubtful place; and of places in sections that are damaged
-AROUND = 2  # places around a doubtful one that are looked at, too
-CONTEXT = 2  # and around those, places that the network is shown
+BESIDE, LITTLE = 0.5, 0.25  # doubt of what may be a doubtful place; and of places in sections that are damaged
+SURELY = 0.95  # doubt, beyond which one looks however little is to be flagged
+GLANCE = 0, 1  # places around a doubtful one that are looked at first, and around those that the network is shown
+GAZE = 2, 2  # the same where that makes one look closer
 MOVED = {"fold": 1, "crack": 3}  # px around what is seen of a band where tissue was moved, too
 RIM = 6  # px around lost tiles and background that look damaged for their edge
 MATTER, GREY = ("fold", "crack", "contamination"), ("contrast",)  # one pixel of damage may look like two of a kind
+Chances = NDArray[np.float32]
 
 
 def places(view: View, z: int, fit: Sequence[bool]) -> Iterator[Finding]:
@@ -41,92 +44,133 @@ def places(view: View, z: int, fit: Sequence[bool]) -> Iterator[Finding]:
     if not near:
         return
     trio = _aligned(view, z, near)
-    bare = view.sections[z].empty & np.logical_or.reduce([view.sections[k].empty for k in near[:2]])
-    if hole is not None and hole.mask is not None:
-        bare |= hole.mask
-    beside = before[:1] == [z - 1] and after[:1] == [z + 1]
-    doubt = _doubt(trio)
-    found: list[Finding] = []
-    # Where something is wrong, more may be than what made one look.
-    for doubtful in (_doubtful(doubt, view.t), doubt > LITTLE):
-        if doubtful.any():
-            chances = _looked(trio, see.grown(doubtful, AROUND))
-            chances[:, see.grown(bare, RIM)] = 0
-            found = list(_seen(z, trio[1], chances, view.t, 1.0 if beside else view.t.alone))
-        if not found:
-            return
-    yield from found
+    doubt = spotter.doubt(*(shown.cells for shown in trio))
+    doubtful = _doubtful(doubt, view.t)
+    if not doubtful.any():
+        return
+    bare = _bare(view, z, near, hole)
+    # Where something may be wrong, more may be than what made one look.
+    if _amount(_looked(trio, doubtful, GLANCE, bare)) >= view.t.glance:
+        beside = before[:1] == [z - 1] and after[:1] == [z + 1]
+        looked = _looked(trio, doubt > LITTLE, GAZE, bare)
+        yield from _seen(z, trio[1], looked, view.t, 1.0 if beside else view.t.alone)
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
     """A section as the networks are shown it."""
 
-    image: NDArray[np.uint8]
+    image: Grey
     look: Looks
-    cells: NDArray[np.float32]
+    cells: Grey  # as spotter.steps has them
+
+    @staticmethod
+    def of(image: Grey, look: Looks) -> Shown:
+        return Shown(image, look, spotter.steps(see.cells(spotter.whole(image)), look.grey, look.contrast))
+
+    def part(self, rows: slice, columns: slice) -> NDArray[np.float32]:
+        """Whole places of it, in units of tissue."""
+        return spotter.units(spotter.whole(self.image)[rows, columns], self.look.grey, self.look.contrast)
 
 
 def _aligned(view: View, z: int, near: list[int]) -> tuple[Shown, Shown, Shown]:
     """The section between its neighbours, each moved to where the section lies; one alone stands for both."""
+    own, others = view.sections[z], []
+    here = Shown(own.image, own.look, own.shown)
     # Large dark places widen the section's own contrast: they would look less dark for it.
-    most = WIDER * float(np.median([view.sections[k].look.contrast for k in near]))
-    own = view.sections[z]
-    here = Shown(own.image, replace(own.look, contrast=min(own.look.contrast, most)), own.cells)
-    others = []
-    for k in near[:2]:
-        by, gain = move(view, z, k)
+    most = WIDER * median(view.sections[k].look.contrast for k in near)
+    if own.look.contrast > most:
+        here = Shown.of(own.image, replace(own.look, contrast=most))
+    for other, (by, gain) in ((view.sections[k], move(view, z, k)) for k in near[:2]):
         if by == (0, 0) or gain < view.t.jump_gain / 2:
-            others.append(Shown(view.sections[k].image, view.sections[k].look, view.sections[k].cells))
+            others.append(Shown(other.image, other.look, other.shown))
         else:
-            image = see.moved(view.sections[k].image, by)
-            others.append(Shown(image, view.sections[k].look, spotter.cells(image)))
+            others.append(Shown.of(see.moved(other.image, by), other.look))
     return others[0], here, others[-1]
 
 
-def _doubt(trio: tuple[Shown, Shown, Shown]) -> NDArray[np.float32]:
-    """How likely something is wrong in each place of spotter.PLACE pixels: (y/16, x/16)."""
-    units = [(shown.cells - np.float32(shown.look.grey)) / np.float32(shown.look.contrast) for shown in trio]
-    return spotter.doubt(*units)
+def _bare(view: View, z: int, near: list[int], hole: Finding | None) -> Mask | None:
+    """Background and lost tiles, with what looks damaged for their edge; none where there is neither."""
+    own, others = view.sections[z].empty, [view.sections[k].empty for k in near[:2]]
+    masks = [own & other for other in others if own is not None and other is not None]
+    masks += [hole.mask] if hole is not None and hole.mask is not None else []
+    return see.grown(np.logical_or.reduce(masks), RIM) if masks else None
 
 
 def _doubtful(doubt: NDArray[np.float32], t: Thresholds) -> Mask:
     """Places that one should look at."""
     doubtful = np.zeros(doubt.shape, bool)
-    for window, part in see.parts(doubt > t.doubt, doubt > min(t.doubt, BESIDE), 1):
-        if doubt[window][part].sum() >= t.doubts:
+    weak = doubt > BESIDE
+    if not weak.any():
+        return doubtful
+    for window, part in see.parts(weak, weak, 1):
+        here = doubt[window][part]
+        amount = float(here.sum())
+        if (here.max() > min(t.doubt, SURELY) and amount >= t.doubts) or amount >= t.many:
             doubtful[window] |= part
     return doubtful
 
 
-def _looked(trio: tuple[Shown, Shown, Shown], doubtful: Mask) -> NDArray[np.float32]:
-    """The chances of each class but the first; 0 where nobody looked. Each group of places is looked at by itself."""
-    h, w = trio[1].image.shape
-    chances = np.zeros((len(spotter.CLASSES) - 1, h, w), np.float32)
-    images = [spotter.whole(shown.image) for shown in trio]
-    for (ys, xs), part in see.parts(doubtful, doubtful, 1):
-        rows, columns = (
-            slice(max(0, s.start - CONTEXT) * spotter.PLACE, min(n, s.stop + CONTEXT) * spotter.PLACE)
-            for s, n in zip((ys, xs), doubtful.shape, strict=True)
-        )
-        found = spotter.see(*(unit(image[rows, columns], s.look) for image, s in zip(images, trio, strict=True)))[1:]
-        inside = np.zeros(doubtful.shape, bool)
-        inside[ys, xs] = part
-        inside = np.kron(inside, np.ones((spotter.PLACE, spotter.PLACE), bool))[rows, columns]
-        ny, nx = min(h, rows.stop) - rows.start, min(w, columns.stop) - columns.start
-        here = chances[:, rows.start : rows.start + ny, columns.start : columns.start + nx]
-        np.copyto(here, found[:, :ny, :nx], where=inside[:ny, :nx])
-    return chances
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A part of a section that was looked at."""
+
+    start: tuple[int, int]  # px
+    chances: Chances  # of each class but the first, by pixels of cells (n, 4, 4, y/4, x/4); 0 where nobody looked
+
+
+def _looked(
+    trio: tuple[Shown, Shown, Shown], doubtful: Mask, way: tuple[int, int], bare: Mask | None
+) -> Iterator[Region]:
+    """What is seen at these places and around; each group of them is looked at by itself."""
+    around, context = way
+    wanted = see.grown(doubtful, around)
+    for window, part in see.parts(wanted, wanted, 1):
+        start = [max(0, s.start - context) for s in window]
+        stop = [min(n, s.stop + context) for s, n in zip(window, wanted.shape, strict=True)]
+        inside = np.zeros([b - a for a, b in zip(start, stop, strict=True)], bool)
+        inside[tuple(slice(s.start - a, s.stop - a) for s, a in zip(window, start, strict=True))] = part
+        rows, columns = (slice(a * spotter.PLACE, b * spotter.PLACE) for a, b in zip(start, stop, strict=True))
+        chances = spotter.see(*(shown.part(rows, columns) for shown in trio))[1:]
+        chances *= inside.repeat(spotter.PLACE // CELL, 0).repeat(spotter.PLACE // CELL, 1)
+        if bare is not None:
+            chances[:, _in_cells(bare[rows, columns])] = 0
+        yield Region((rows.start, columns.start), chances)
+
+
+def _in_cells(pixels: Mask) -> Mask:
+    """(y, x) as the pixels of cells: (4, 4, y/4, x/4); nothing beyond the section."""
+    h, w = (-(-n // spotter.PLACE) * spotter.PLACE for n in pixels.shape)
+    whole = np.zeros((h, w), bool)
+    whole[: pixels.shape[0], : pixels.shape[1]] = pixels
+    return whole.reshape(h // CELL, CELL, w // CELL, CELL).transpose(1, 3, 0, 2)
+
+
+def _amount(looked: Iterable[Region]) -> float:
+    """How much damage there is in the region with most: pixels, each counted by how sure one is of it."""
+    return max((max(_sure(some) for some in _groups(region.chances)) for region in looked), default=0.0)
+
+
+def _groups(chances: NDArray[np.float32]) -> Iterator[Chances]:
+    for group in (MATTER, GREY):
+        first = spotter.CLASSES.index(group[0]) - 1
+        yield chances[first : first + len(group)]
+
+
+def _sure(some: Chances) -> float:
+    return float(2 * np.maximum(some.sum(0) - np.float32(0.5), 0).sum())
 
 
 def _holes(view: View, z: int, fit: Sequence[bool]) -> Finding | None:
     """Squares of one value that are tissue in a neighbour."""
     t, empty = view.t, view.sections[z].empty
     before, after = view.around(z, fit)
-    near = [view.sections[k].empty for k in (*before[:1], *after[:1])]
-    if not near or empty.mean() < t.flat_least:
+    near = [*before[:1], *after[:1]]
+    if empty is None or not near or empty.mean() < t.flat_least:
         return None
-    fresh = empty & ~np.logical_or.reduce(near)
+    fresh = empty.copy()
+    for other in (view.sections[k].empty for k in near):
+        fresh &= True if other is None else ~other
     mask = np.zeros_like(empty)
     for window, part in see.parts(fresh, fresh, math.ceil(t.flat_least * empty.size)):
         mask[window] |= part & (part.mean() > SQUARE)
@@ -137,32 +181,43 @@ def _holes(view: View, z: int, fit: Sequence[bool]) -> Finding | None:
     return Finding(z, "missing", share / t.flat_least, f"{share:.0%} of the tile is one grey value ({grey:.0f})", mask)
 
 
-def _seen(z: int, here: Shown, chances: NDArray[np.float32], t: Thresholds, factor: float) -> Iterator[Finding]:
+def _seen(z: int, here: Shown, looked: Iterable[Region], t: Thresholds, factor: float) -> Iterator[Finding]:
     """The parts that are damaged, gathered by class: one finding of a class a section."""
     parts: dict[str, list[Part]] = {}
-    for group in (MATTER, GREY):
-        some = chances[[spotter.CLASSES.index(name) - 1 for name in group]]
+    for region in looked:
+        for part in _parts(region, here.image.shape, t):
+            parts.setdefault(part.kind, []).append(part)
+    for kind, some_of_it in parts.items():
+        kept = [part for part in some_of_it if part.sure >= t.alike * t.sure(kind)]
+        most = max((part.sure for part in kept), default=0.0)
+        score = max(most, sum(part.sure for part in kept) / t.together) / (t.sure(kind) * factor)
+        if score >= 1:
+            yield _finding(z, kind, score, kept, here)
+
+
+def _parts(region: Region, shape: tuple[int, ...], t: Thresholds) -> Iterator[Part]:
+    """What hangs together in a region, and what it is. shape: of the section, beyond which it was mirrored."""
+    (y, x), (h, w) = region.start, shape
+    for group, some in zip((MATTER, GREY), _groups(region.chances), strict=True):
+        some = spotter.pixels(some)[:, : h - y, : w - x]
         damaged = some.sum(0)
         mask = damaged > 0.5
-        for window, part in see.parts(mask, mask, t.least_part) if mask.any() else ():
-            amounts = some[(slice(None), *window)][:, part].sum(1)
+        for (ys, xs), part in see.parts(mask, mask, t.least_part) if mask.any() else ():
+            amounts = some[:, ys, xs][:, part].sum(1)
             kind, banded = group[int(amounts.argmax())], float(amounts[:2].sum() / amounts.sum())
-            sure = float((2 * damaged[window][part] - 1).sum())
+            sure = float((2 * damaged[ys, xs][part] - 1).sum())
             length, width = see.length_and_width(part)
             if kind in ("fold", "crack") and banded * length / max(width, 1.0) < t.elongation:
                 kind = "contamination"  # blobs that touch look like a band in places
-            parts.setdefault(kind, []).append(Part(window, part, sure, length, width))
-    for kind, some_of_it in parts.items():
-        score = max(part.sure for part in some_of_it) / (t.sure(kind) * factor)
-        if score >= 1:
-            kept = [part for part in some_of_it if part.sure >= t.alike * t.sure(kind)]
-            yield _finding(z, kind, score, kept, here)
+            window = slice(ys.start + y, ys.stop + y), slice(xs.start + x, xs.stop + x)
+            yield Part(kind, window, part, sure, length, width)
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """A connected part of a section that looks damaged."""
 
+    kind: str  # class of flags
     window: tuple[slice, slice]
     mask: Mask  # in the window
     sure: float  # pixels, each counted by how sure it is

@@ -19,6 +19,7 @@ from pipeline import intensity
 from pipeline.attempts import Attempts, OnEvent
 from pipeline.box import ZYX
 from pipeline.cell import Task, cells
+from pipeline.cluster import threads_per_worker
 from pipeline.crew import Crew
 from pipeline.detect import margin
 from pipeline.errors import Interrupted, UsageError
@@ -32,9 +33,11 @@ from pipeline.looked import Looked, sights
 from pipeline.maskfile import is_there, lost, open_masks
 from pipeline.plan import Slab
 from pipeline.site import Site
+from pipeline.threads import CORES
 from pipeline.thresholds import SCAN_NM, Thresholds
 from pipeline.volume import Volume
 
+LITTLE = 2 << 30  # voxels that this process has seen before workers of its own would have begun
 MOST_FACTOR = 16  # of pixels that are averaged, where a volume has no coarser level
 
 
@@ -86,7 +89,7 @@ def scan(
     look = replace(look, held=theirs, lost=frozenset(gone))
     today = sights(source, look.key, margin(thresholds))
     stale = sorted({*looked.stale(today), *(z for z in gone if z < len(today))})
-    todo = list(cells(shape, stale, today))
+    todo = list(cells(shape, stale, today, thresholds.least_px))
     known = {c.id for c in todo if c.id in looked.cells and not lost(array, looked.cells[c.id]["findings"])}
     done = [looked.cells[c.id] for c in todo if c.id in known]
     _work(look, [c for c in todo if c.id not in known], done, looked, site, tell, stopped, len(todo))
@@ -103,7 +106,8 @@ def _work(
     stopped: Callable[[], bool], of: int,
 ) -> None:
     """Look at the cells; each answer is noted at once."""
-    site = site or Site.model_validate({"workers": 0})
+    site = _enough(site or Site.model_validate({"workers": 0}), sum(c.write.size for c in todo) * look.factor**2)
+    look = replace(look, threads=threads_per_worker(site) if site.workers else site.threads or CORES)
     attempts = Attempts(site.attempts, tell)
     tell({"kind": "begin", "run": "scan", "slabs": of, "todo": len(todo), "retired": 0})
     with Crew(site, tell, stopped) as crew:
@@ -115,6 +119,11 @@ def _work(
     if len(done) < of:
         what = f"stopped with {len(done)} of {of} cells looked at"
         raise Interrupted(what, why="asked to", do="scan again: it goes on where it stopped")
+
+
+def _enough(site: Site, voxels: int) -> Site:
+    """The site; or this process alone, where workers of this host would take longer to start than it to look."""
+    return site.model_copy(update={"workers": 0}) if site.kind == "local" and voxels <= LITTLE else site
 
 
 def _check_place(out: str, masks: str, looked: Looked, full: Volume) -> None:

@@ -46,14 +46,17 @@ class Thresholds:
 
     # Places in a section: where to look, and what amounts to damage: pixels, each counted by how sure the spotter is
     # of it (1: certainly damaged, 0: as likely as not)
-    doubt: float = 0.6  # of the scout, at which one looks: all simulated damage of medium severity has more,
-    doubts: float = 1.5  # places, each counted by its doubt, that are one: 8 % of intact tissue is looked at
+    doubt: float = 0.7  # of the scout, at which one looks, and what places amount to, each counted by its doubt:
+    doubts: float = 2.0  # nearly all simulated damage of medium severity has more; 2 % of intact tissue is looked at
+    many: float = 8.0  # places: if they are so many, less doubt of each is enough: regions of other contrast
+    glance: float = 250.0  # seen there, at which one looks closer and farther around; such damage has 520 and more
     fold: float = 800.0  # simulated ones amount to 3,100 and more, intact places to 280
     crack: float = 650.0  # 2,000; 270
     contamination: float = 345.0  # 370; 310
     region: float = 550.0  # of other contrast: 800; 210
     alone: float = 1.5  # times those where there are neighbours on one side only: what ends or begins looks new
     alike: float = 0.25  # times those: so sure must the further parts of a finding be
+    together: float = 1.5  # times those, of all parts: dirt comes in many spots; simulated ones amount to 950 together
     least_part: int = 60  # px: smaller ones are specks that no tracing falls over, and there are many
     elongation: float = 5.0  # length over width, times the share that looks like a band: below it is blobs
 
@@ -83,5 +86,5 @@ class Thresholds:
 
 SCALED = {
     "score", "grey", "contrast", "sharp", "noise", "streak",
-    "doubt", "doubts", "fold", "crack", "contamination", "region",
+    "doubt", "doubts", "many", "glance", "fold", "crack", "contamination", "region",
 }  # fmt: skip

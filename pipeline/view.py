@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import detectors as see
-from pipeline.detectors import Image, Looks, Mask
-from pipeline.spotter import cells
+from pipeline.detectors import Grey, Image, Looks, Mask
+from pipeline.spotter import steps, whole
 from pipeline.thresholds import Thresholds
 
 Stack = NDArray[np.uint8]  # (z, y, x)
@@ -40,19 +40,27 @@ class Jump:
 class Section:
     """A section of a tile, and what was measured of it."""
 
-    image: NDArray[np.uint8]  # (y, x)
+    image: Grey  # (y, x)
     absent: bool  # the store does not hold it
-    empty: Mask
+    empty: Mask | None  # none where nothing is
     look: Looks
     fine: Image  # detail of a sample of pixels: noise, which only a copy shares
     coarse: Image
-    cells: NDArray[np.float32]  # what the scout is shown
+    spectrum: Image  # of that
+    shown: Grey  # what the networks are shown of it, see spotter.steps
 
     @staticmethod
-    def of(image: NDArray[np.uint8], absent: bool, t: Thresholds) -> Section:
-        empty = see.flat(image, t.flat_grey)
-        look, fine = see.looks(image, empty, t.smooth_px)
-        return Section(image, absent, empty, look, fine, see.coarse(image), cells(image))
+    def of(image: Grey, absent: bool, t: Thresholds) -> Section:
+        padded = whole(image)
+        cells = see.cells(padded)
+        empty = see.empty(image, cells, t.flat_grey)
+        look, fine = see.looks(image, cells[0], empty, t.smooth_px)
+        coarse = see.coarse(see.filled(cells[0], empty, look.grey))
+        shown = steps(cells, look.grey, look.contrast)
+        return Section(image, absent, empty, look, fine, coarse, see.spectrum(coarse), shown)
+
+
+Moves = dict[tuple[int, int], tuple[tuple[int, int], float]]
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,8 @@ class View:
 
     sections: Sequence[Section]
     t: Thresholds
-    moves: dict[tuple[int, int], tuple[tuple[int, int], float]] = field(default_factory=dict)  # known ones, see `move`
+    first: int = 0  # which one of the stack the first is
+    moves: Moves = field(default_factory=dict)  # known ones, by sections of the stack: see `move`
 
     def around(self, z: int, fit: Sequence[bool]) -> tuple[list[int], list[int]]:
         """The sections before and after that are fit, nearest first, within the window."""
@@ -72,14 +81,13 @@ class View:
         )
 
 
-def unit(image: NDArray[np.uint8], look: Looks) -> Image:
-    """The section in units of tissue: 0 is its median, 1 the spread of its greys."""
-    return (image.astype(np.float32) - np.float32(look.grey)) / np.float32(look.contrast)
-
-
 def move(view: View, z: int, other: int) -> tuple[tuple[int, int], float]:
     """Where a section lies as seen from another one, and by how much that explains it better."""
-    if (z, other) not in view.moves:
-        found, before, after = see.offset(view.sections[z].coarse, view.sections[other].coarse)
-        view.moves[z, other] = found, after - before if after >= view.t.jump_corr else 0.0
-    return view.moves[z, other]
+    low, high = min(z, other), max(z, other)
+    name = view.first + low, view.first + high
+    if name not in view.moves:
+        one, two = view.sections[low], view.sections[high]
+        found, before, after = see.offset(one.coarse, two.coarse, (one.spectrum, two.spectrum))
+        view.moves[name] = found, after - before if after >= view.t.jump_corr else 0.0
+    (dy, dx), gain = view.moves[name]
+    return ((dy, dx) if z == low else (-dy, -dx)), gain

@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from benchmarks.defects import DEFECTS
-from pipeline import cell
+from pipeline import cell, look, maskfile
+from pipeline import scan as module
 from pipeline.box import Box
 from pipeline.cli import cli
 from pipeline.config import load as load_config
@@ -23,6 +24,7 @@ from pipeline.job import propose
 from pipeline.run import run
 from pipeline.scan import scan
 from pipeline.site import Site
+from pipeline.thresholds import Thresholds
 from pipeline.verify import verify
 from pipeline.volume import Volume
 from tests.test_detect import tissue
@@ -69,12 +71,19 @@ def test_what_a_scan_finds_is_planned_run_and_verified(damaged: NDArray[np.uint8
     assert np.array_equal(mended[kept], damaged[kept])
 
 
-def test_workers_find_what_this_process_finds(damaged: NDArray[np.uint8], tmp_path: Path) -> None:
+def test_workers_find_what_this_process_finds(damaged: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+    enough = module._enough
+    monkeypatch.setattr(module, "_enough", lambda site, voxels: begun.append(enough(site, voxels).workers) or enough(site, voxels))
     uri = save(tmp_path / "raw.zarr", damaged)
     scan(uri, str(tmp_path / "here.csv"), masks=str(tmp_path / "masks.zarr"))
     here = Volume.open(tmp_path / "masks.zarr").read(Box.of(damaged.shape))
     (tmp_path / "masks.zarr").rename(tmp_path / "before.zarr")
+    scan(uri, str(tmp_path / "little.csv"), masks=str(tmp_path / "masks.zarr"), site=Site.model_validate({"workers": 2}))
+    (tmp_path / "masks.zarr").rename(tmp_path / "little.zarr")
+    monkeypatch.setattr(module, "LITTLE", damaged.size - 1)
     scan(uri, str(tmp_path / "there.csv"), masks=str(tmp_path / "masks.zarr"), site=Site.model_validate({"workers": 2}))
+    assert begun == [0, 0, 2], "few data are looked at in this process"
     assert (tmp_path / "here.csv").read_text() == (tmp_path / "there.csv").read_text()
     assert np.array_equal(Volume.open(tmp_path / "masks.zarr").read(Box.of(damaged.shape)), here)
     assert here.any()
@@ -116,6 +125,32 @@ def test_finer_pixels_are_averaged_and_flags_are_in_voxels_of_level_0(damaged: N
     assert abs(tile.box.start[1] - ys.min()) <= 4 and abs(tile.box.stop[2] - 1 - xs.max()) <= 4
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("shape", [(10, 331, 350), (10, 320, 352)], ids=str)
+def test_chunk_by_chunk_a_scan_sees_what_it_sees_at_once(
+    shape: tuple[int, int, int], dtype: type[np.generic], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    voxels = np.random.default_rng(5).integers(0, 250, shape).astype(dtype)
+    uri = save(tmp_path / "raw.zarr", voxels, (4, 160, 64))
+    (tmp_path / "raw.zarr" / "c" / "1" / "1" / "2").unlink()
+    source = Volume.open(uri)
+    eye = look.Look(uri, 0, 2, 0.0, 255.0, "", Thresholds())
+    reads: list[Box] = []
+    read = source.read
+    monkeypatch.setattr(source, "read", lambda box: reads.append(box) or read(box))
+    for box in (Box((0, 0, 0), look.scan_shape(shape, 2)), Box((3, 5, 17), (7, 97, 160)), Box((4, 80, 0), (5, 160, 33))):
+        monkeypatch.setattr(look, "LARGE", 10**9)
+        reads.clear()
+        once, absent = look.read(source, eye, box)
+        assert len(reads) == 1
+        monkeypatch.setattr(look, "LARGE", 1)
+        reads.clear()
+        pieces, gone = look.read(source, eye, box)
+        assert len(reads) > 1 and gone == absent
+        assert np.array_equal(pieces, once) and once.dtype == np.uint8
+    assert len(look._pieces(source, Box.of(shape), 128)) == 1, "chunks that pixels of the scan straddle are not read alone"
+
+
 def test_sixteen_bits_are_scanned_in_the_window_that_they_use(damaged: NDArray[np.uint8], tmp_path: Path) -> None:
     uri = save(tmp_path / "raw.zarr", damaged.astype(np.uint16) * 16 + 20000)
     assert set(scan(uri, str(tmp_path / "flags.csv"))["classes"]) >= {"blank", "fold", "missing"}
@@ -126,6 +161,21 @@ def test_a_volume_too_narrow_to_tell_anything_is_refused(tmp_path: Path) -> None
     with pytest.raises(UsageError, match="the volume is 30 px wide at the size of the scan") as refused:
         scan(uri, str(tmp_path / "flags.csv"))
     assert "by hand" in str(refused.value) and sorted(p.name for p in tmp_path.iterdir()) == ["raw.zarr"]
+
+
+def test_what_is_left_at_an_edge_belongs_to_the_tile_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cell, "TILE", 96)
+    assert cell._tiles(96, 32) == [(0, 96)] and cell._tiles(127, 32) == [(0, 127)]
+    assert cell._tiles(128, 32) == [(0, 96), (96, 128)] and cell._tiles(223, 32) == [(0, 96), (96, 223)]
+    monkeypatch.setattr(maskfile, "TILE", 96)
+    stack = tissue(13)[:, :, :120]
+    stack[6, 40:90, 98:] = 0  # in the strip alone
+    found = scan(save(tmp_path / "raw.zarr", stack), str(tmp_path / "flags.csv"))
+    assert (found["cells"], found["classes"]) == (2, {"missing": 1})
+    again = scan(str(tmp_path / "raw.zarr"), str(tmp_path / "flags.csv"))
+    assert again["looked_at"] == 0, "its mask is where one looks for it"
+    (row,) = found["rows"]
+    assert (row["x_start"], row["x_stop"], row["y_start"], row["y_stop"]) == (98, 120, 40, 90)
 
 
 def test_an_intact_volume_gives_a_file_without_flags(tmp_path: Path) -> None:

@@ -9,11 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.defects import DEFECTS
+from model.spotter import hints
+from pipeline import detectors as see
 from pipeline import spotter
 from pipeline.detect import detect
 from pipeline.errors import InputError
+from pipeline.places import Region, Shown, _seen
 from pipeline.thresholds import Thresholds
 from pipeline.view import Finding
 from tests.test_detect import tissue
@@ -35,10 +39,22 @@ def found(stack: np.ndarray) -> list[Finding]:
 
 def test_cells_are_mean_greatest_and_least_of_squares() -> None:
     image = np.random.default_rng(0).integers(0, 256, (35, 50)).astype(np.uint8)
-    cells = spotter.cells(image)
+    cells = see.cells(spotter.whole(image))
     assert cells.shape == (3, 12, 16)  # mirrored to 48 by 64
     square = image[4:8, 8:12]
-    assert cells[1, 1, 2] == square.max() and cells[2, 1, 2] == square.min() and abs(cells[0, 1, 2] - square.mean()) <= 0.5
+    assert cells[1, 1, 2] == square.max() and cells[2, 1, 2] == square.min() and abs(int(cells[0, 1, 2]) - square.mean()) <= 1
+
+
+def test_the_scout_is_shown_what_it_learned_from() -> None:
+    images = np.random.default_rng(0).integers(60, 180, (3, 96, 128)).astype(np.uint8)
+    images[1, 30:60, 40:70] = 250
+    images[1, 70:80, 70:90] = 5
+    looks = [(120.0, 30.0), (110.0, 40.0), (130.0, 25.0)]
+    shown = spotter.hints(*(spotter.steps(see.cells(i), *look) for i, look in zip(images, looks, strict=True)))
+    units = np.stack([spotter.units(i, *look) for i, look in zip(images, looks, strict=True)])
+    learned = hints(torch.from_numpy(units)[None])[0].numpy()
+    assert shown.shape == learned.shape and shown[:8].max() > 1
+    assert np.abs(shown - learned).max() <= 1.5 / spotter.STEPS, "bytes are rounded"
 
 
 def test_the_scout_looks_where_the_damage_is_and_the_spotter_nowhere_else(
@@ -107,3 +123,25 @@ def test_the_card_names_data_and_terms() -> None:
     card = json.loads((spotter.WEIGHTS / "spotting.json").read_text())
     assert {d["name"] for d in card["data"]} == {"vnc_stack1", "vnc_stack2_z00_09", "isbi2012_train", "fib25_train1"}
     assert "CC BY-NC-SA" in card["licence"] and "0-13" in {d["sections"] for d in card["data"]}, "test parts were left out"
+
+
+def spots(many: int, sure: float) -> list[Finding]:
+    """Blobs 14 px wide, far from each other, of which the spotter says that they are dirt."""
+    chances = np.zeros((4, 256, 256), np.float32)
+    for n in range(many):
+        y, x = 10 + 40 * (n // 6), 10 + 40 * (n % 6)
+        chances[2, y : y + 14, x : x + 14] = sure
+    cells = chances.reshape(4, 64, 4, 64, 4).transpose(0, 2, 4, 1, 3)
+    image = tissue(1, 256)[0]
+    here = Shown(image, see.Looks(128.0, 100.0, 150.0, 25.0, 5.0, 5.0, 1.0, 0.0), image)
+    return list(_seen(3, here, [Region((0, 0), cells)], Thresholds(), 1.0))
+
+
+def test_one_spot_is_a_speck_and_many_are_contamination() -> None:
+    t, one = Thresholds(), 14 * 14 * 0.8
+    assert t.alike * t.contamination < one < t.contamination
+    assert spots(1, 0.9) == [] and spots(4, 0.9) == []
+    (found,) = spots(5, 0.9)
+    assert found.kind == "contamination" and found.score == pytest.approx(5 * one / t.together / t.contamination, rel=0.01)
+    assert found.mask is not None and found.mask.sum() == 5 * 14 * 14
+    assert spots(20, 0.6) == [], "places that are hardly more likely damaged than not do not add up"

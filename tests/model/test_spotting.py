@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from model import spotting
-from model.spotter import CLASSES, SIDES, Scout, Spotter, cells, novel
+from model.spotter import CLASSES, SIDES, Scout, Spotter, hints, novel
 from model.wounds import WOUNDS, contamination, crack, fold
 
 Z, Y, X = 8, 320, 320
@@ -87,12 +87,18 @@ def test_training_exports_what_opencv_reads_alike(folder: Path, tmp_path: Path, 
     said = json.loads((tmp_path / "a" / "spotting.json").read_text())
     assert said["sha256"] == json.loads((tmp_path / "b" / "spotting.json").read_text())["sha256"], "the same seed"
     assert said["data"] == [{"name": "mine", "sections": "0-7", "licence": "CC0"}] and "CC0" in said["licence"]
+    before = (tmp_path / "b" / "scout.onnx").read_bytes()
+    (tmp_path / "b" / "scout.onnx").unlink()
+    spotting.main(["--data", str(folder), "--out", str(tmp_path / "b"), "--steps", "2", "--only", "scout"])
+    assert (tmp_path / "b" / "scout.onnx").read_bytes() == before, "alone as beside the other"
+    assert json.loads((tmp_path / "b" / "spotting.json").read_text())["sha256"] == said["sha256"]
     torch.manual_seed(4)
-    for network, example in ((Spotter(), torch.randn(1, 3, 96, 128)), (Scout(), cells(torch.randn(1, 3, 96, 128)))):
+    for network, example in ((Spotter(), torch.randn(1, 3, 96, 128)), (Scout(), hints(torch.randn(1, 3, 96, 128)))):
         square = torch.zeros(1, 3, 4 * SIDES, 4 * SIDES)
         path = tmp_path / "one.onnx"
-        spotting.export(network, square if isinstance(network, Spotter) else cells(square), path)
+        spotting.export(network, square if isinstance(network, Spotter) else hints(square), path)
         reader = cv2.dnn.readNetFromONNX(str(path))
         reader.setInput(example.numpy())
         with torch.inference_mode():
-            assert np.allclose(reader.forward(), network.eval()(example).numpy(), atol=1e-4), "of another size, too"
+            expected = network.eval()(example) if isinstance(network, Scout) else network.eval().apart(example)
+            assert np.allclose(reader.forward(), expected.numpy(), atol=1e-4), "of another size, too"
