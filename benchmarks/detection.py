@@ -232,7 +232,7 @@ def table(found: dict[str, Any]) -> str:
         f"Thresholds were set on {', '.join(found['calibrated_on'])}; all below is of {', '.join(found['reported_on'])},",
         "unless it says otherwise. `plain`: z-score of a section's mean, limit 3.5. Means with 95 % bootstrap intervals.",
         "The networks learned from the former, too, from wounds of their own kind; the simulators here are those of `model.damage`.",
-        "The reported stacks were looked at before, when rules stood where the networks are; no threshold was fitted to them.",
+        "The reported stacks were looked at before, when rules stood where the networks are, and when the scout was made smaller; no threshold was fitted to them.",
         "False flags are all those that nobody has named: some are real holes.",
         "", "## Real stacks", "",
         "| stack | sections | damage that is named | found | false flags | plain: found, false | Mpx/s |", "|---|---|---|---|---|---|---|",

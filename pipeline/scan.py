@@ -107,7 +107,8 @@ def _work(
 ) -> None:
     """Look at the cells; each answer is noted at once."""
     site = _enough(site or Site.model_validate({"workers": 0}), sum(c.write.size for c in todo) * look.factor**2)
-    look = replace(look, threads=threads_per_worker(site) if site.workers else site.threads or CORES)
+    own = site.threads or CORES // max(1, len(todo))  # several cells are looked at at once, here as on workers
+    look = replace(look, threads=threads_per_worker(site) if site.workers else own)
     attempts = Attempts(site.attempts, tell)
     tell({"kind": "begin", "run": "scan", "slabs": of, "todo": len(todo), "retired": 0})
     with Crew(site, tell, stopped) as crew:

@@ -15,7 +15,7 @@ from pipeline.cli.root import as_json, interrupts, say
 @click.option("--masks", help="Zarr array of the masks to write. Default: OUT with .masks.zarr for .csv.")
 @click.option("--level", type=click.IntRange(0), help="Level of the pyramid to look at. Default: one of about 8 nm.")
 @click.option("--sensitivity", default="medium", show_default=True, help="low, medium, high, or a number (1: medium).")
-@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes; 0 is this one, which alone sees to 2 GB.")
+@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes; to 2 GB: this one.")
 @click.option("--site", metavar="FILE", help="Look on this site instead (deploy/site-*.yaml).")
 @as_json
 def scan(
