@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from google_crc32c import value as crc32c
-from numcodecs import Zstd  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from pipeline import unpack
@@ -221,6 +220,8 @@ def _all(steps: list[Step | None]) -> tuple[Step, ...] | None:
 
 def _step(name: str, settings: Json) -> Step | None:
     if name == "zstd":
+        from numcodecs import Zstd  # type: ignore[import-untyped]  # see `unpack`
+
         codec = Zstd(level=settings.get("level", 0), checksum=bool(settings.get("checksum", False)))
         return Step(unpack.zstd, codec.encode)
     if name == "crc32c":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -135,13 +135,18 @@ class Disk:
     def walk(self) -> Iterator[Stored]:
         return _scan(str(self.root), "")
 
-    def folders(self, *, follow: bool = True) -> Iterator[tuple[str, list[str]]]:
+    def folders(self, *, follow: bool = True, but: Sequence[str] = ()) -> Iterator[tuple[str, list[str]]]:
         """Each folder below that has files, as the beginning of their keys, and their names, in no order."""
-        return _folders(str(self.root), "", follow)
+        return _folders(str(self.root), "", follow, frozenset(but))
 
-    def sweep(self) -> int:
-        """Remove what writers that were killed left half-made; returns how many."""
-        every = self.folders(follow=False)  # a million chunks in a second; rglob takes forty times as long
+    def leaves(self, depth: int) -> Iterator[tuple[str, list[str]]]:
+        """Each folder so many levels below, as the beginning of its keys, and all that lies in it, in no order: half
+        the time of `folders`, which must look at every entry."""
+        return _leaves(str(self.root), "", depth)
+
+    def sweep(self, but: Sequence[str] = ()) -> int:
+        """Remove what writers that were killed left half-made; returns how many. but: folders to leave out, with /."""
+        every = self.folders(follow=False, but=but)  # a million chunks in a second; rglob takes forty times as long
         keys = (folder + name for folder, names in every for name in names if name.endswith(".partial"))
         orphans = [f"{self.root}/{key}" for key in keys]
         for path in orphans:
@@ -168,7 +173,7 @@ def _scan(root: str, below: str) -> Iterator[Stored]:
             yield Stored(below + entry.name, stat.st_size, stat.st_mtime_ns, "")
 
 
-def _folders(root: str, below: str, follow: bool) -> Iterator[tuple[str, list[str]]]:
+def _folders(root: str, below: str, follow: bool, but: frozenset[str]) -> Iterator[tuple[str, list[str]]]:
     files: list[str] = []
     folders: list[str] = []
     try:
@@ -180,4 +185,18 @@ def _folders(root: str, below: str, follow: bool) -> Iterator[tuple[str, list[st
     if files:
         yield below, files
     for name in folders:
-        yield from _folders(root, f"{below}{name}/", follow)
+        if (inner := f"{below}{name}/") not in but:
+            yield from _folders(root, inner, follow, but)
+
+
+def _leaves(root: str, below: str, depth: int) -> Iterator[tuple[str, list[str]]]:
+    try:
+        if depth == 0:
+            yield below, os.listdir(f"{root}/{below}")  # noqa: PTH208  (a Path for each of millions costs seconds)
+            return
+        with os.scandir(f"{root}/{below}") as entries:
+            folders = [entry.name for entry in entries if entry.is_dir()]
+    except ABSENT:  # it has gone meanwhile
+        return
+    for name in folders:
+        yield from _leaves(root, f"{below}{name}/", depth - 1)

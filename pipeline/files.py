@@ -121,9 +121,10 @@ class Files:
         """Remove everything below, the keys `last` after all others."""
         self._objects.clear(last)
 
-    def sweep(self) -> int:
-        """Remove what killed writers left half-made, and say how many; an object store has no such thing."""
-        return Disk(self.local).sweep() if self.local is not None else 0
+    def sweep(self, but: Sequence[str] = ()) -> int:
+        """Remove what killed writers left half-made, and say how many; an object store has no such thing. but: folders
+        to leave out, with a slash at the end."""
+        return Disk(self.local).sweep(but) if self.local is not None else 0
 
     def names(self) -> list[str] | None:
         """What lies directly in the folder; None: no such folder, or a store that cannot list."""
@@ -136,11 +137,12 @@ class Files:
         with ThreadPoolExecutor(PROBES) as pool:
             return list(pool.map(lambda f: (self / f).names() or [], folders))
 
-    def folders(self) -> Iterator[tuple[str, list[str]]]:
-        """Each folder below that has objects, as the beginning of their keys, and their names: what is quick to know of
-        millions, in no order. Not for the web: it cannot list."""
+    def folders(self, depth: int) -> Iterator[tuple[str, list[str]]]:
+        """Each folder so many levels below that has objects, as the beginning of their keys, and their names: what is
+        quick to know of millions, in no order. On a bucket folders of other levels come, too, and names of folders may
+        on a disk. Not for the web: it cannot list."""
         if self.local is not None:
-            yield from Disk(self.local).folders()
+            yield from Disk(self.local).leaves(depth)
             return
         parts = (stored.key.rpartition("/") for stored in self.walk())
         for (folder, slash), some in groupby(parts, lambda part: part[:2]):

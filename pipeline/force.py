@@ -40,10 +40,10 @@ class Survey:
 def survey(
     ledger: Ledger, arrays: Mapping[str, Volume], doubtful: Callable[[str], object] | None = None
 ) -> Survey:
-    """Look at every record, and at which chunks exist. A record that cannot be trusted is put aside, unless `doubtful`
-    is to hear of its id instead."""
+    """Look at every record, and at which chunks exist. A record that cannot be trusted is put aside, and what is
+    half-made among the chunks is removed, unless `doubtful` is to hear of such ids instead."""
     shape = next(iter(arrays.values())).shape
-    here = [_Present(array) for array in arrays.values()]
+    here = [_Present(array, sweep=doubtful is None) for array in arrays.values()]
     found = Survey()
     made: dict[str, bytearray] = {}
     for rows in ledger.rows(doubtful or ledger.discard):  # of one that cannot be trusted nothing is left to retire
@@ -89,9 +89,9 @@ def erase(strays: Sequence[Sequence[Box]], arrays: Mapping[str, Volume]) -> None
 class _Present:
     """The chunks of one array that exist, and those of them that a record names."""
 
-    def __init__(self, array: Volume) -> None:
+    def __init__(self, array: Volume, *, sweep: bool) -> None:
         self.array = array
-        z, y, x = (array.cells() * np.array(array.grain)).T  # no boxes: there are millions
+        z, y, x = (array.cells(sweep=sweep) * np.array(array.grain)).T  # no boxes: there are millions
         codes = (z * array.shape[1] + y) * array.shape[2] + x
         self.codes = np.sort(codes)
         self.named = np.zeros(len(codes), bool)

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from pipeline.errors import VolumeError
 from pipeline.files import Files
 from pipeline.layout import Layout
 from pipeline.ome import NANOMETRES, Image, Json, Level
+from pipeline.precomputed import layout_of_scale
 
-SPAN = re.compile(r"(\d+)-(\d+)_(\d+)-(\d+)_(\d+)-(\d+)")
 WRAPPED = (".gz", ".br", ".zstd")  # how CloudVolume names chunks on a disk, where no server tells their encoding
 
 
@@ -34,25 +33,6 @@ class Foreign:
     image: Image | None
     group: Files  # whose level it is
     level: int
-
-
-@dataclass(frozen=True, slots=True)
-class PrecomputedLayout(Layout):
-    """Chunks are named after the voxels that they hold, counted from the dataset's origin: `64-128_0-64_0-16`."""
-
-    offset: tuple[int, ...] = (0, 0, 0)  # of voxel 0 from that origin: x, y, z
-
-    def key(self, index: Sequence[int]) -> str:
-        parts = zip(index[:3], self.grain[:3], self.shape[:3], self.offset, strict=True)
-        return "_".join(f"{o + i * g}-{o + min((i + 1) * g, n)}" for i, g, n, o in parts)
-
-    def index(self, key: str) -> tuple[int, ...] | None:
-        if (found := SPAN.fullmatch(key)) is None:
-            return None
-        starts = map(int, found.groups()[::2])
-        index = (*((a - o) // g for a, o, g in zip(starts, self.offset, self.grain[:3], strict=True)), 0)
-        inside = all(0 <= i * g < n for i, g, n in zip(index, self.grain, self.shape, strict=True))
-        return index if inside and self.key(index) == key else None
 
 
 def find(files: Files, level: int) -> Foreign | None:
@@ -76,11 +56,8 @@ def find(files: Files, level: int) -> Foreign | None:
 
 
 def layout_as(kind: str, layout: Layout, doc: Json) -> Layout:
-    """The layout with the names that this kind gives to chunks."""
-    if kind != "precomputed":
-        return layout
-    offset = tuple(doc["foreign"]["scale"].get("voxel_offset", (0, 0, 0)))
-    return PrecomputedLayout(**{f.name: getattr(layout, f.name) for f in fields(Layout)}, offset=offset)
+    """The layout with the names that this kind gives to chunks. Raises VolumeError (kinds of shards)."""
+    return layout_of_scale(layout, doc["foreign"]["scale"]) if kind == "precomputed" else layout
 
 
 # --- Neuroglancer precomputed
@@ -92,19 +69,13 @@ def _precomputed(files: Files, said: Json, level: int) -> Foreign | None:
     scales = said["scales"]
     _check_level(files, level, [f"{s['key']} ({'x'.join(f'{r:g}' for r in s['resolution'])} nm xyz)" for s in scales])
     scale = scales[level]
-    if "sharding" in scale:
-        raise VolumeError(
-            "precomputed volumes in shards are not read",
-            where=files.at("info"),
-            why="whether a chunk is absent or black tissue cannot be asked of them",
-            do="rewrite the sections in question without shards, or as OME-Zarr, with tensorstore or igneous",
-        )
     shape, chunk = [*scale["size"], said["num_channels"]], [*scale["chunk_sizes"][0], said["num_channels"]]
     about = {k: v for k, v in scale.items() if k != "size"}  # which may grow, and is told as shape
     doc = _document(shape, chunk, said["data_type"], "xyzc", {"format": "precomputed", "scale": about})
     image = Image("0.5", _axes("xyzc", "nanometer"), tuple(map(_scale_level, scales)))
     found = Foreign("precomputed", files / _inside(files, scale["key"]), doc, {}, image, files, level)
-    _refuse_wrapped(found)
+    if scale.get("sharding") is None:
+        _refuse_wrapped(found)
     return found
 
 

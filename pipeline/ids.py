@@ -72,6 +72,10 @@ class Ids:
     def __contains__(self, slab_id: str) -> bool:
         return self.find(slab_id) is not None
 
+    def holds(self, others: Ids) -> bool:
+        """Whether all others are here, too."""
+        return bool((self._at(others.raw) >= 0).all()) if len(self) else not len(others)
+
     def find(self, slab_id: str) -> int | None:
         """Where an id stands among the sorted ones, or None."""
         if not is_id(slab_id):

@@ -46,16 +46,26 @@ class Layout:
     def indices(self, folder: str, names: Sequence[str]) -> NDArray[np.int64]:
         """(n, axes) the grain cells that the objects of a folder hold: `index` of each that is a chunk."""
         first = self.index(f"{folder}0") if self.separator == "/" else None
-        try:
-            last = [int(name) for name in names] if first else []
-        except ValueError:
-            last = []
-        if first is None or [str(n) for n in last] != list(names):  # something else lies there too
+        last = _counts(names) if first else None
+        if first is None or last is None:  # something else lies there too
             one_by_one = [index for name in names if (index := self.index(folder + name)) is not None]
             return np.array(one_by_one, np.int64).reshape(-1, len(self.shape))
         found = np.empty((len(last), len(first)), np.int64)
         found[:, :-1], found[:, -1] = first[:-1], last
-        return found[(found[:, -1] >= 0) & (found[:, -1] * self.grain[-1] < self.shape[-1])]
+        return found[found[:, -1] * self.grain[-1] < self.shape[-1]]
+
+
+TENS = 10 ** np.arange(1, 19)
+
+
+def _counts(names: Sequence[str]) -> NDArray[np.int64] | None:
+    """(n,) the numbers that these are, written as Python writes them; None where one of them is not."""
+    digits = "".join(names)
+    if not digits.isascii() or not digits.isdecimal() or max(map(len, names)) > 18 or not all(names):
+        return None
+    found = np.array(list(map(int, names)), np.int64)
+    shortest = len(found) + int(np.searchsorted(TENS, found, "right").sum())
+    return found if shortest == len(digits) else None  # else one of them begins with 0
 
 
 MOST_VOXELS = 2**63 - 1

@@ -207,12 +207,18 @@ def _bad_record(where: str, why: str) -> VolumeError:
     return VolumeError("a record cannot be trusted", where=where, why=why, do="run again: its slab is done anew")
 
 
-def sweep(out: str) -> int:
+SWEPT_BY_SURVEYS = {"zmend": ("overlay/c/", "uncertainty/c/"), "labels": ("synthetic/0/c/",)}  # see `sweep`
+
+
+def sweep(out: str, *, surveyed: bool = False) -> int:
     """Remove what writers that were killed left half-made, and say how many. For the holder of the store's lock, before
     anybody works for it: a writer of an earlier run that lives still has lost the store, and nobody wants its work.
+
+    surveyed: a survey follows, which lists the chunks that slabs write anyhow, and removes what is half-made there.
     """
     files = Files(out)
     documents = [name for name in files.names() or () if name.endswith(".partial")]
     for name in documents if files.local is not None else ():
         files.delete(name)
-    return len(documents) + sum((files / part).sweep() for part in ("zmend", "labels"))
+    parts = SWEPT_BY_SURVEYS.items()
+    return len(documents) + sum((files / part).sweep(but if surveyed else ()) for part, but in parts)

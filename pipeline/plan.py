@@ -40,10 +40,10 @@ class Plan:
 
     def __post_init__(self) -> None:
         if not self.hash:
-            object.__setattr__(self, "hash", hashed(self.header, self.slabs.blocks("", ",")))
+            object.__setattr__(self, "hash", hashed(self.header, map(str.encode, self.slabs.blocks("", ","))))
 
 
-def hashed(header: dict[str, Any], rows: Iterable[str]) -> str:
+def hashed(header: dict[str, Any], rows: Iterable[bytes]) -> str:
     """sha256 of a plan, as `recipe.digest` would make it of header and rows in one document, without making that.
 
     rows: of the slabs as JSON without spaces; those that come in one text are joined by commas.
@@ -53,7 +53,8 @@ def hashed(header: dict[str, Any], rows: Iterable[str]) -> str:
     before, after = canonical({**header, **strip, "slabs": []}).split('"slabs":[]')  # inside a text it has backslashes
     found = sha256(f'{before}"slabs":['.encode())
     for n, row in enumerate(rows):
-        found.update((f",{row}" if n else row).encode())
+        found.update(b"," * bool(n))
+        found.update(row)
     found.update(f"]{after}".encode())
     return found.hexdigest()
 
@@ -164,9 +165,11 @@ def make(
     inputs: Fingerprint,
     grain: ZYX = (1, 1, 1),
     seen: Callable[[Part], object] = lambda _: None,
+    merged: int | None = None,
 ) -> Plan:
     """Cut, name and add up. `source` describes the volume; `chunk` is its chunk; `inputs` fingerprints a read box;
-    `seen` is shown every part. grain: of boxes that touch the same cells of it the fingerprints are equal."""
+    `seen` is shown every part. grain: of boxes that touch the same cells of it the fingerprints are equal. merged:
+    bytes that a merge moves, where that is not told by what is flagged."""
     key = job_key(recipe_digest, geometry.needs, source)
     columns = Columns()
 
@@ -179,6 +182,7 @@ def make(
             seen(part)
             yield part
 
+    sums = totals(named(), geometry, chunk, source["itemsize"], draws=recipe.get("uncertainty", 0))
     header = {
         "schema": "zmend-plan/1",
         "source": source,
@@ -187,7 +191,7 @@ def make(
         "recipe_digest": recipe_digest,
         "restorer": {k: v for k, v in asdict(geometry.needs).items() if k != "spread"},
         "slab_cell": geometry.cell,
-        "totals": totals(named(), geometry, chunk, source["itemsize"], draws=recipe.get("uncertainty", 0)),
+        "totals": sums if merged is None else {**sums, "bytes_to_merge": merged},
         "not_restorable": not_restorable(flags, geometry),
     }
     return Plan(header, columns.slabs())

@@ -101,11 +101,11 @@ def _read(path: str, take: Callable[[bytes], object]) -> tuple[dict[str, Any], s
     return head, found
 
 
-def _compact(lines: Iterator[bytes], take: Callable[[bytes], object]) -> Iterator[str]:
+def _compact(lines: Iterator[bytes], take: Callable[[bytes], object]) -> Iterator[bytes]:
     for some in lines:
         rows = some.translate(None, b" \n")
         take(rows)
-        yield rows.decode()
+        yield rows
 
 
 def current_plan(out: str) -> Plan:

@@ -177,7 +177,7 @@ def _clear_up(proposal: Proposal, ledger: Ledger, tell: OnEvent) -> None:
         tell({"kind": "warning", "text": f"{spoiled} is not what was written; its slabs are done again"})
     ledger.pack()
     reap(proposal.config.site)  # jobs of a driver that was killed
-    sweep(proposal.config.output.path)
+    sweep(proposal.config.output.path, surveyed=True)
 
 
 def _tell_besides(todo: Slabs, ordered: set[str], tell: OnEvent) -> None:

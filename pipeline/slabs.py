@@ -167,7 +167,10 @@ def ids_in(lines: bytes) -> NDArray[np.bytes_]:
     first, last = quotes[::2] + 1, quotes[1::2]
     if len(first) != len(last) or (last - first != 2 * WIDTH).any():
         raise ValueError("an id has not 32 digits")
-    return column([text[first[:, None] + np.arange(2 * WIDTH)].tobytes().decode()])
+    if not len(first):
+        return column([])
+    anywhere = np.ndarray(len(lines) - 2 * WIDTH + 1, f"S{2 * WIDTH}", lines, strides=(1,))  # what begins at each byte
+    return column([anywhere[first].tobytes().decode()])
 
 
 def _sixteens(ids: Sequence[str]) -> NDArray[np.bytes_]:

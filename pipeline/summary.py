@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from typing import Any
 
@@ -32,7 +33,7 @@ def summarise(
     done = quarantined = left_out = voxels = uncertain = 0
     left = Counter[tuple[int, int, str]]()  # voxels, by run of sections and reason
     wanted = Ids.of(slabs)
-    others = bool((wanted.at(ledger.done().raw) < 0).any())  # a run was killed while it changed plans
+    others = not wanted.holds(ledger.done())  # a run was killed while it changed plans
     for rows in ledger.rows(lambda i: i in wanted and ledger.get(i)):  # which says what is wrong with it
         for shared, alike in (rows.of_ids(wanted) if others else rows).each_kind():
             reviewed = left_by_review(shared)  # somebody meant it: no fault of the run
@@ -63,7 +64,11 @@ def summarise(
 
 def status(out: str) -> dict[str, Any]:
     """How far the plan in force has come. Raises PlanChangedError where no run has begun."""
-    (plan, slabs), ledger = read_ids(current_path(out)), Ledger(out)
+    ledger = Ledger(out)
+    with ThreadPoolExecutor(1) as pool:  # of a million slabs each of the two takes half a second, much of it C
+        reading = pool.submit(read_ids, current_path(out))
+        ledger.done()
+        plan, slabs = reading.result()
     began = (Files(out) / "zmend/runs").names()
     found = summarise(plan, slabs, ledger, began[-1] if began else "", out, Counter(), 0.0)
     waiting = len(slabs) - found["done"] - found["quarantined"] - found["left_out"]

@@ -8,7 +8,6 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
-from numcodecs import Blosc, Zstd  # type: ignore[import-untyped]
 
 MAGIC = b"\x28\xb5\x2f\xfd"  # of a zstd frame
 Unpack = Callable[[Any, int], Any]  # bytes, and how many they must unpack to
@@ -20,6 +19,8 @@ class TooMuchError(Exception):
 
 def zstd(raw: Any, size: int) -> Any:
     """The content of a zstd frame. Raises TooMuchError, or what the codec raises."""
+    from numcodecs import Zstd  # type: ignore[import-untyped]  # a fifth of a second: who asks for no voxels is spared it
+
     head = bytes(raw[:18])
     said = _content_size(head)
     if said is None and head[:4] == MAGIC:
@@ -33,6 +34,8 @@ def zstd(raw: Any, size: int) -> Any:
 
 def blosc(raw: Any, size: int) -> Any:
     """The content of a blosc buffer. Raises TooMuchError, or what the codec raises."""
+    from numcodecs import Blosc
+
     _bound(int.from_bytes(bytes(raw[4:8]), "little"), size)
     return Blosc().decode(raw)
 

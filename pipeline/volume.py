@@ -1,7 +1,8 @@
 """Volume: one Zarr array with axes and voxel size, read in any box and written in whole chunks only.
 
-With zarrstore, which it writes through, the only module that imports zarr. On a disk, chunks of the common codecs are
-read and written by `coder`; zarr has the others, and everything that fails.
+With zarrstore, which it writes through, the only module that knows zarr: it takes half a second to import, and comes
+with the first array. On a disk, chunks of the common codecs are read and written by `coder`; zarr has the others, and
+everything that fails.
 """
 
 from __future__ import annotations
@@ -17,12 +18,7 @@ from threading import Lock
 from typing import Any, Literal, NoReturn
 
 import numpy as np
-import zarr
-from numcodecs import Zstd  # type: ignore[import-untyped]
 from numpy.typing import DTypeLike, NDArray
-from zarr.codecs import ZstdCodec
-from zarr.core.buffer import Buffer
-from zarr.storage import MemoryStore
 
 from pipeline.box import ZYX, Box
 from pipeline.coder import coder_of, index_of
@@ -32,11 +28,11 @@ from pipeline.files import Files, in_words
 from pipeline.locate import layout_of, locate, node_at
 from pipeline.objects import Stored
 from pipeline.ome import ZYX_NAMES, Image, Json, Voxel, nm_text
+from pipeline.precomputed import ShardedLayout, present
 from pipeline.shard import present_in, splice
 from pipeline.tensors import open_voxels
 from pipeline.threads import each
 from pipeline.unpack import TooMuchError
-from pipeline.zarrstore import Blind, Counted, path_in, zarr_store
 
 Voxels = NDArray[Any]  # uint8 or uint16, (z, y, x)
 DAMAGE = (gzip.BadGzipFile,)  # an OSError that is no trouble with the disk or the network
@@ -113,23 +109,12 @@ class Volume:
         _check_new(files, np.dtype(dtype), chunks, shards, zarr_format)
         attributes: Json = {} if zarr_format == 3 else {"_ARRAY_DIMENSIONS": list(ZYX_NAMES)}
         ours = ({} if voxel_nm is None else {"voxel_nm": list(voxel_nm)}) | (about or {})
-        documents: dict[str, Buffer] = {}
-        zarr.create_array(
-            MemoryStore(documents),  # zarr makes groups above an array in a bucket, too, and they are not asked for
-            shape=shape,
-            dtype=np.dtype(dtype),
-            chunks=chunks,
-            shards=shards,
-            compressors=ZstdCodec(level=1, checksum=True) if zarr_format == 3 else Zstd(level=1),
-            filters=None,
-            fill_value=0,
-            zarr_format=zarr_format,
-            chunk_key_encoding={"name": "default" if zarr_format == 3 else "v2", "separator": "/"},
-            dimension_names=ZYX_NAMES if zarr_format == 3 else None,
-            attributes=attributes | ({"zmend": ours} if ours else {}),
-        )
-        for key, document in documents.items():
-            files.put(key, document.to_bytes())
+        from pipeline.zarrstore import new_documents
+
+        array: Json = {"shape": shape, "dtype": np.dtype(dtype), "chunks": chunks, "shards": shards}
+        array |= {"zarr_format": zarr_format, "attributes": attributes | ({"zmend": ours} if ours else {})}
+        for key, document in new_documents(**array).items():
+            files.put(key, document)
         return cls.open(files.uri, voxel_nm=voxel_nm, writable=True)
 
     def __init__(self, uri: str, level: int, voxel_nm: Sequence[float] | None, writable: bool, mask: bool) -> None:
@@ -164,6 +149,8 @@ class Volume:
         if self.foreign:
             self._array = self._counted = open_voxels(self.foreign, self.files, self.root, self.level)
             return
+        from pipeline.zarrstore import Blind, Counted, zarr_store
+
         self._counted, self._array = self._open(Counted(zarr_store(self.files, writable=False)), "r")
         if self.writable:
             self._blind, self._writer = self._open(Blind(zarr_store(self.files, writable=True)), "r+")
@@ -178,10 +165,10 @@ class Volume:
         return f"<Volume {self.uri} level {self.level} {self.shape} {self.dtype} {nm_text(self.voxel_nm)}>"
 
     def _open(self, store: Any, mode: Literal["r", "r+"]) -> tuple[Any, Any]:
+        from pipeline.zarrstore import open_array
+
         try:
-            array = zarr.open_array(store, path=path_in(self.files), mode=mode, zarr_format=self.layout.zarr_format)
-            # A black chunk is data and must not look absent. open_array(config=...) would ignore this, silently.
-            array = array.with_config({"write_empty_chunks": True})
+            array = open_array(store, self.files, mode, self.layout.zarr_format)
         except (ValueError, TypeError, KeyError) as error:
             do = "restore the array's own document, or write the volume anew with codecs that zarr knows"
             raise VolumeError("zarr cannot open the array", where=self.files.uri, why=str(error), do=do) from error
@@ -300,17 +287,18 @@ class Volume:
     def _holes(self, cell: ZYX, stored: Stored | None, box: Box) -> Iterator[Box]:
         if stored is not None and self.layout.index_at is None:
             return
-        here = None if stored is None else self._shard_index(stored)
-        for chunk in (self.box(cell) & box).cells(self.chunks):
-            counts = tuple(g // c for g, c in zip(self.grain, self.chunks, strict=True))
-            inner = tuple(i % n for i, n in zip(index_of(chunk, self.chunks), counts, strict=True))
-            if here is None or not here[self._stored(inner)]:
-                yield chunk & Box.of(self.shape)
+        chunks = list((self.box(cell) & box).cells(self.chunks))
+        there = [False] * len(chunks) if stored is None else self._in_shard(stored, chunks)
+        yield from (c & Box.of(self.shape) for c, is_there in zip(chunks, there, strict=True) if not is_there)
 
-    def _shard_index(self, shard: Stored) -> NDArray[np.bool_]:
-        """Which inner chunks a shard has: stored axis order."""
+    def _in_shard(self, shard: Stored, chunks: Sequence[Box]) -> list[bool]:
+        """Which of these inner chunks a shard has."""
+        places = [self._stored(index_of(c, self.chunks)) for c in chunks]
+        if isinstance(self.layout, ShardedLayout):
+            return present(self.files, shard, self.layout, places)
         counts = tuple(g // c for g, c in zip(self.layout.grain, self.layout.chunks, strict=True))
-        return present_in(self.files, shard, counts, at=str(self.layout.index_at), crc=self.layout.index_crc)
+        here = present_in(self.files, shard, counts, at=str(self.layout.index_at), crc=self.layout.index_crc)
+        return [bool(here[tuple(i % n for i, n in zip(place, counts, strict=True))]) for place in places]
 
     def objects(self) -> Iterator[tuple[ZYX, Stored]]:
         """Every chunk object (shard) that exists, with its grain cell, in one order always."""
@@ -323,13 +311,26 @@ class Volume:
             found = zip(cells, self.files.stats([self.key(c) for c in cells]), strict=True)
             yield from ((cell, s) for cell, s in found if s is not None)
 
-    def cells(self) -> NDArray[np.int64]:
-        """(n, 3) the grain cells (z, y, x index) of all chunk objects (shards) that exist, in no order."""
+    def cells(self, *, sweep: bool = False) -> NDArray[np.int64]:
+        """(n, 3) the grain cells (z, y, x index) of all chunk objects (shards) that exist, in no order.
+
+        sweep: what killed writers left half-made among them is removed on the way; for the holder of the store's lock.
+        """
         if self.files.web:
             return np.array([cell for cell, _ in self.objects()], np.int64).reshape(-1, 3)
-        found = [self.layout.indices(folder, names) for folder, names in self.files.folders()]
-        stored = np.concatenate([np.empty((0, len(self.layout.dims)), np.int64), *found])
-        return stored[:, [self.layout.dims.index(d) for d in ZYX_NAMES]]
+        found = [np.empty((0, len(self.layout.dims)), np.int64)]
+        for folder, names in self.files.folders(self.key((0, 0, 0)).count("/")):
+            found.append(self.layout.indices(folder, names))
+            if sweep and len(found[-1]) < len(names):
+                self._sweep(folder, names)
+        return np.concatenate(found)[:, [self.layout.dims.index(d) for d in ZYX_NAMES]]
+
+    def _sweep(self, folder: str, names: Sequence[str]) -> None:
+        """On a disk; nothing is removed through a link."""
+        here = self.files.local
+        if here is not None and (here / folder).resolve() == here.resolve() / folder:
+            for name in (n for n in names if n.endswith(".partial")):
+                self.files.delete(folder + name)
 
     def present(self) -> Iterator[Box]:
         """The boxes of the chunk objects (shards) that exist, cut to the volume."""

@@ -1,15 +1,22 @@
-"""The stores that zarr works through: a folder, a bucket, the web; counted, and blind to what a write replaces."""
+"""What of zarr is used: arrays, and the stores that it works through: a folder, a bucket, the web; counted, and blind
+to what a write replaces."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
+import zarr
+from numcodecs import Zstd  # type: ignore[import-untyped]
 from zarr.abc.store import ByteRequest, Store
+from zarr.codecs import ZstdCodec
 from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.storage import FsspecStore, LocalStore, ObjectStore, WrapperStore
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, WrapperStore
 
+from pipeline.box import ZYX
 from pipeline.files import Files
+from pipeline.ome import ZYX_NAMES, Json
 
 MOST_BYTES = 4 << 30  # of one PUT; S3 takes 5 GiB
 
@@ -23,9 +30,34 @@ def zarr_store(files: Files, *, writable: bool) -> Store:
     return FsspecStore.from_url(files.uri, storage_options={"use_listings_cache": False}, read_only=not writable)
 
 
-def path_in(files: Files) -> str:
-    """Where in the store of `zarr_store` the array is."""
-    return files.bucket.prefix if files.bucket is not None else ""
+def open_array(store: Store, files: Files, mode: Literal["r", "r+"], zarr_format: Literal[2, 3]) -> Any:
+    """The array as zarr opens it. Raises whatever zarr does."""
+    path = files.bucket.prefix if files.bucket is not None else ""
+    array = zarr.open_array(store, path=path, mode=mode, zarr_format=zarr_format)
+    # A black chunk is data and must not look absent. open_array(config=...) would ignore this, silently.
+    return array.with_config({"write_empty_chunks": True})
+
+
+def new_documents(
+    *, shape: ZYX, dtype: np.dtype[Any], chunks: ZYX, shards: ZYX | None, zarr_format: Literal[2, 3], attributes: Json
+) -> dict[str, bytes]:
+    """The metadata of a new (z, y, x) array, by key."""
+    documents: dict[str, Buffer] = {}
+    zarr.create_array(
+        MemoryStore(documents),  # zarr makes groups above an array in a bucket, too, and they are not asked for
+        shape=shape,
+        dtype=dtype,
+        chunks=chunks,
+        shards=shards,
+        compressors=ZstdCodec(level=1, checksum=True) if zarr_format == 3 else Zstd(level=1),
+        filters=None,
+        fill_value=0,
+        zarr_format=zarr_format,
+        chunk_key_encoding={"name": "default" if zarr_format == 3 else "v2", "separator": "/"},
+        dimension_names=ZYX_NAMES if zarr_format == 3 else None,
+        attributes=attributes,
+    )
+    return {key: document.to_bytes() for key, document in documents.items()}
 
 
 class _Whole(ObjectStore[Any]):

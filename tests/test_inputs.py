@@ -15,7 +15,9 @@ from pipeline.box import Box
 from pipeline.errors import VolumeError
 from pipeline.files import Files
 from pipeline.inputs import Inputs
+from pipeline.ledger import sweep
 from pipeline.volume import Volume
+from tests.stores import KINDS, Kind, noise, write_volume
 
 BOXES = [Box((z, y, 0), (z + 2, y + 40, 50)) for z in (0, 3, 2) for y in (0, 16, 56, 16)]
 
@@ -82,3 +84,25 @@ def test_sweeping_follows_no_link(tmp_path: Path) -> None:
     assert Files(str(tmp_path / "store")).sweep() == 1
     assert theirs.exists() and not mine.exists()
     assert Files(str(tmp_path / "nowhere")).sweep() == 0
+
+
+@pytest.mark.parametrize("layout", KINDS, ids=[k.name for k in KINDS])
+def test_chunks_are_found_by_folders_as_they_are_one_by_one(layout: Kind, tmp_path: Path) -> None:
+    volume = Volume.open(write_volume(tmp_path / "raw", layout, [noise((9, 70, 75), layout.dtype)]))
+    due = sorted(cell for cell, _ in volume.objects())
+    assert sorted(map(tuple, volume.cells().tolist())) == due
+    folder = Path(volume.files.uri, next(stored.key for _, stored in volume.objects())).parent
+    for name in ("007", "nine", ".5.abc.partial"):  # no chunks
+        (folder / name).touch()
+    assert sorted(map(tuple, volume.cells().tolist())) == due and (folder / ".5.abc.partial").exists()
+    assert sorted(map(tuple, volume.cells(sweep=True).tolist())) == due and not (folder / ".5.abc.partial").exists()
+    assert (folder / "nine").exists(), "what nobody knows is nobody's to remove"
+
+
+def test_a_survey_sweeps_what_is_not_swept_before_it(tmp_path: Path) -> None:
+    chunks = ("zmend/overlay/c/1/2", "zmend/uncertainty/c/1", "labels/synthetic/0/c/1")
+    others = ("zmend/records", "zmend/kept/run/overlay/c/1", "labels/synthetic/1/c/1", "labels/synthetic")
+    for folder in (*chunks, *others):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / ".a.partial").touch()
+    assert sweep(str(tmp_path), surveyed=True) == len(others) and sweep(str(tmp_path)) == len(chunks)
