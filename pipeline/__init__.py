@@ -19,7 +19,7 @@ slurm       the jobs that workers live in              batch       scripts for s
 fitness     can the site do the job? doctor asks       report      pages to look at and judge from
 
 (coder: chunks on a disk without zarr's detours; unpack: no more than there must be; shard: the index of one, and
-grafting; zarrstore: where zarr writes.)
+grafting; zarrstore: where zarr writes; foreign, precomputed, tensors: sources that are not Zarr.)
 
 Of what was and what counts: state, what a run found in force; force, what a pass over the records finds, and retiring
 them; kept, chunks out of force; revert, back to a state; verdicts and review, what people say of slabs; remerge, a

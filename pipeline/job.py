@@ -6,6 +6,7 @@ zmend/plans/<hash>.json and zmend/flags/<digest>.csv.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -73,7 +74,7 @@ def propose(config: Config, *, none_is_fine: bool = False) -> Proposal:
     source = Volume.open(config.volume.path, level=config.volume.level, voxel_nm=config.volume.voxel_size_nm)
     _check_intensity(config.recipe, source)
     if config.output.mode == "volume":
-        check_mergeable(source)
+        check_mergeable(source, config.output.clone)
     recipe = config.recipe.model_copy(update={"batch": config.recipe.batch or _batch(config, source)})
     restorer, needs = load(recipe, source.voxel_nm)
     _refuse_weights(proven(restorer), recipe)
@@ -99,12 +100,19 @@ def propose(config: Config, *, none_is_fine: bool = False) -> Proposal:
         inputs=fingerprints(source),
         grain=source.grain,
         seen=work.add,
+        merged=_all_bytes(source) if source.foreign else None,
     )
-    levels = [(v.shape, v.grain) for v in source.pyramid()] if config.output.mode == "volume" else []
-    asked = work.load(levels=levels, sections=config.certificate)
+    levels = source.pyramid() if config.output.mode == "volume" else ()
+    written = [(v.shape, v.chunks if v.foreign else v.grain) for v in levels]
+    asked = work.load(levels=written, sections=config.certificate, anew=bool(source.foreign))
     site = at_home(config.site, config.output.path, asked, needs, recipe)
     settled = config.model_copy(update={"site": site})
     return Proposal(settled, source, flags, plan, grain, asked, at_home=site is not config.site)
+
+
+def _all_bytes(source: Volume) -> int:
+    """What a merge reads and writes of a source that is not Zarr: all of it, every level."""
+    return sum(2 * math.prod(v.shape) * v.dtype.itemsize for v in source.pyramid())
 
 
 def _workload(geometry: Geometry, flags: Flags, recipe: Recipe, source: Volume, grain: ZYX) -> Workload:

@@ -2,7 +2,8 @@
 
 A merged voxel is the overlay's where its label is 1, 2, 3 or 5, and the source's bit for bit everywhere else. Coarser
 levels change only where a voxel's footprint holds a changed voxel. Nothing is written in place: a chunk that is a hard
-link to the source never changes the source. Killed anywhere and run again, the bytes are the same.
+link to the source never changes the source. Killed anywhere and run again, the bytes are the same. Of a source that is
+not Zarr all chunks count as touched: they become Zarr by being rewritten.
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ def merge(
     MissingChunkError (labels that tell of restored voxels which the overlay lacks), both before any chunk is written.
     """
     fence()
+    check_mergeable(source, clone)
     adopt(out, source, mode="volume")
     levels = _levels(source, out)
     targets = list(_targets(levels, out))
@@ -114,6 +116,8 @@ def merge(
     manifests, tally, local = [], work.tally, Files(out).local is not None
     with ThreadPoolExecutor(threads if local else max(threads, PROBES)) as pool:
         work.find_touched(pool)
+        for target in targets if source.foreign else ():
+            _touch_all(target)
         journal = _Journal(out, targets, fence, anew)
         journal.put()  # from here to the end the store says that it is not merged
         for target in targets:
@@ -170,17 +174,17 @@ def _noted(files: Files) -> dict[str, Any]:
     return noted if isinstance(noted, dict) else {}
 
 
-def check_mergeable(source: Volume) -> None:
+def check_mergeable(source: Volume, clone: Clone = "auto") -> None:
     """Raises VolumeError where no merged volume can be made: better said before anything is restored.
 
-    That is of a source whose chunks are not Zarr, and of one whose coarser levels are not whole multiples.
+    That is of a source whose coarser levels are not whole multiples, and links to chunks that are not Zarr.
     """
-    if source.foreign:
+    if source.foreign and clone == "link":
         raise VolumeError(
-            f"no merged volume can be made of a source that is {source.foreign}",
+            f"no links can be made to a source that is {source.foreign}",
             where=source.uri,
-            why="a merge takes over the source's own chunks, as they lie, and these are not Zarr",
-            do="set  output: {mode: overlay}  and lay that over the source where it is read; or convert the source",
+            why="its chunks are not Zarr: a merged volume holds all of them, written anew",
+            do="set  output: {clone: auto}, or  output: {mode: overlay}, which needs no copy of the source",
         )
     levels = source.pyramid()
     for fine, coarse in pairwise(levels):
@@ -310,6 +314,16 @@ def audit(source: Volume, out: str, level: int, box: Box) -> tuple[int, int]:
 # --- rewriting
 
 
+def _touch_all(target: _Target) -> None:
+    """Of a source that is not Zarr nothing can be brought as it lies: every chunk that is there is written anew."""
+    source, sharded = target.level.source, target.level.source.layout.index_at is not None
+    for box in source.present() if target.is_image else ():
+        holes = source.absent(box) if sharded else ()
+        for chunk in (c & box for c in box.cells(source.chunks)):
+            if chunk not in holes:
+                target.touched[_zyx(a // c for a, c in zip(chunk.start, source.chunks, strict=True))]
+
+
 class _Journal:
     """zmend/merge.json: which touched chunks are written, from which inputs; so that a second merge skips them."""
 
@@ -436,7 +450,7 @@ class _Work:
     ) -> int | None:
         """Write a shard whose chunks are the source's as they lie, but those with restored voxels."""
         source = target.level.source
-        if source.chunks == source.grain:
+        if source.chunks == source.grain or source.foreign:
             return None
         changed = {}
         for cell in {c for chunk in chunks for c in (chunk & box).cells(source.chunks)}:
@@ -471,6 +485,8 @@ def _coarse(level: _Level, box: Box, mask: Mask) -> Voxels:
     """The source's voxels, but means over the finer merged level where `mask`; only what lies under it is read."""
     assert level.finer is not None
     made = level.source.read(box)
+    if not mask.any():
+        return made
     spans = [np.flatnonzero(mask.any(tuple(b for b in range(3) if b != a))) for a in range(3)]
     low = _zyx(o + int(s[0]) for o, s in zip(box.start, spans, strict=True))
     part = Box(low, _zyx(o + int(s[-1]) + 1 for o, s in zip(box.start, spans, strict=True)))

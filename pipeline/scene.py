@@ -18,6 +18,7 @@ from pipeline.volume import Volume
 LISTED = 5000  # defects; a state is one document, and the list is walked by hand
 XYZ = ZYX_NAMES[::-1]  # the order in which Neuroglancer shows axes
 HALF = 0.5
+KINDS = ("precomputed", "n5", "zarr", "zarr2", "zarr3")  # that an address may name
 COUNTS = 60  # of the spread, that are drawn opaque
 GREY = "#uicontrol invlerp normalized\nvoid main() {\n  emitGrayscale(normalized());\n}\n"
 SPARSE = (  # what was not restored is absent, and reads as 0
@@ -40,6 +41,7 @@ class Parts:
     uncertainty: Json | None
     window: tuple[float, float] | None  # stored values that are shown black and white; None: all of the type
     defects: tuple[Flag, ...]
+    origin: Voxel = (0.0, 0.0, 0.0)  # where the middle of voxel 0 is shown, (z, y, x)
 
 
 def dimensions(volume: Volume, voxel_nm: Voxel | None) -> Json:
@@ -54,35 +56,48 @@ def dimensions(volume: Volume, voxel_nm: Voxel | None) -> Json:
 
 def address(volume: Volume, at: str, sizes: Json) -> Json:
     """The image or array that lies at the URL `at`, as a data source. `sizes`: its `dimensions`, which are told where
-    its own metadata do not, or tell others. An `at` that names its kind (`precomputed://…`) is taken as it is."""
-    if any(at.startswith(f"{kind}://") for kind in ("precomputed", "n5", "zarr", "zarr2", "zarr3")):
-        return {"url": at}
-    here = {"url": f"zarr{volume.zarr_format}://{at.rstrip('/')}/"}
+    its own metadata do not, or tell others. An `at` that names its kind (`precomputed://…`) is taken as it is, but
+    that precomputed is moved to where images lie."""
+    named = next((kind for kind in KINDS if at.startswith(f"{kind}://")), "")
+    kind = named or volume.foreign or f"zarr{volume.zarr_format}"
+    here = {"url": at if named else f"{kind}://{at.rstrip('/')}/"}
     own = None if volume.image is None else volume.image.voxel_nm(volume.level)
-    if volume.image is not None and dimensions(volume, own) == sizes:
+    cornered = kind == "precomputed" or kind == volume.foreign
+    if not cornered and (named or (volume.image is not None and dimensions(volume, own) == sizes)):
         return here
-    both = {k: _finest(volume, sizes) for k in ("inputDimensions", "outputDimensions")}
-    return here | {"transform": both | ({} if volume.image else _moved(volume))}
+    dims = XYZ if kind == "precomputed" else volume.layout.dims
+    both = {k: _finest(volume, sizes, dims) for k in ("inputDimensions", "outputDimensions")}
+    return here | {"transform": both | (_moved(volume, dims) if cornered or not volume.image else {})}
 
 
-def _moved(volume: Volume) -> Json:
-    """Neuroglancer takes a coordinate for the middle of a voxel in OME images, and for its corner in arrays alone."""
-    dims = volume.layout.dims
-    shift = dict.fromkeys(ZYX_NAMES, -HALF)
+def origin(volume: Volume) -> Voxel:
+    """Where Neuroglancer has the middle of an image's first voxel: (z, y, x), in voxels of this level."""
+    if volume.image is None:
+        return 0.0, 0.0, 0.0
+    scale, shift = volume.image.levels[volume.level].scale, volume.image.shift(volume.level)
+    z, y, x = (shift[i] / scale[i] for i in map(volume.image.names.index, ZYX_NAMES))
+    return z, y, x
+
+
+def _moved(volume: Volume, dims: Sequence[str]) -> Json:
+    """Neuroglancer takes a coordinate for the middle of a voxel in OME images, and for its corner in all others."""
+    factors = _factors(volume)
+    shift = {d: -HALF / factors.get(d, 1.0) for d in ZYX_NAMES}
     return {"matrix": [[*(float(a == b) for b in dims), shift.get(a, 0.0)] for a in dims]}
 
 
-def _finest(volume: Volume, sizes: Json) -> Json:
+def _finest(volume: Volume, sizes: Json, dims: Sequence[str]) -> Json:
     """The sizes that make those of this level out of the image's finest, which is what a transform speaks of."""
-    levels = volume.image.levels if volume.image else ()
-    factors = {
-        name: levels[0].scale[i] / levels[volume.level].scale[i] if levels else 1.0
-        for i, name in enumerate(volume.layout.dims)
-    }
-    return {
-        name: [sizes[name][0] * factors[name], sizes[name][1]] if name in sizes else [1, ""]
-        for name in volume.layout.dims
-    }
+    factors = _factors(volume)
+    return {d: [sizes[d][0] * factors.get(d, 1.0), sizes[d][1]] if d in sizes else [1, ""] for d in dims}
+
+
+def _factors(volume: Volume) -> dict[str, float]:
+    """How large a voxel of the image's finest level is, in voxels of this one; empty of an array alone."""
+    if volume.image is None:
+        return {}
+    finest, this = (volume.image.levels[i].scale for i in (0, volume.level))
+    return {d: finest[i] / this[i] for i, d in enumerate(volume.image.names)}
 
 
 def scene(parts: Parts) -> Json:
@@ -97,7 +112,7 @@ def scene(parts: Parts) -> Json:
     return {
         "dimensions": parts.dimensions,
         "displayDimensions": list(XYZ),
-        "position": centre(parts.defects[0]) if parts.defects else [n / 2 for n in parts.shape[::-1]],
+        "position": centre(parts.defects[0], parts) if parts.defects else _beside([n / 2 for n in parts.shape], parts),
         "crossSectionScale": max(0.25, min(8.0, max(parts.shape[1:]) / 600)),
         "layers": [layer for layer in layers if layer],
         "selectedLayer": {"layer": "defects", "visible": True, "size": 320},
@@ -105,9 +120,14 @@ def scene(parts: Parts) -> Json:
     }
 
 
-def centre(flag: Flag) -> list[float]:
-    """The middle of a defect, (x, y, z), in one of its sections: whole numbers are the middles of voxels."""
-    return [float((a + b - 1) // 2) for a, b in zip(flag.box.start, flag.box.stop, strict=True)][::-1]
+def centre(flag: Flag, parts: Parts) -> list[float]:
+    """The middle of a defect, (x, y, z), in one of its sections."""
+    return _beside([(a + b - 1) // 2 for a, b in zip(flag.box.start, flag.box.stop, strict=True)], parts)
+
+
+def _beside(zyx: Sequence[float], parts: Parts) -> list[float]:
+    """A place among the voxels, (x, y, z) as Neuroglancer counts it: without an origin, whole numbers are middles."""
+    return [float(a + o) for a, o in zip(zyx, parts.origin, strict=True)][::-1]
 
 
 def _layout(parts: Parts) -> Json:
@@ -153,14 +173,15 @@ def _defects(parts: Parts) -> Json:
     return {
         "type": "annotation", "name": "defects", "tab": "annotations", "annotationColor": "#ffd400",
         "source": {"url": "local://annotations", "transform": {"outputDimensions": parts.dimensions}},
-        "annotations": [_box(n, flag) for n, flag in enumerate(parts.defects[:LISTED], 1)],
+        "annotations": [_box(n, flag, parts) for n, flag in enumerate(parts.defects[:LISTED], 1)],
     }  # fmt: skip
 
 
-def _box(number: int, flag: Flag) -> dict[str, Any]:
+def _box(number: int, flag: Flag, parts: Parts) -> dict[str, Any]:
+    corners = (_beside([v - HALF for v in corner], parts) for corner in (flag.box.start, flag.box.stop))
     return {
         "type": "axis_aligned_bounding_box", "id": f"defect-{number}", "description": _words(number, flag),
-        "pointA": [v - HALF for v in flag.box.start[::-1]], "pointB": [v - HALF for v in flag.box.stop[::-1]],
+        **dict(zip(("pointA", "pointB"), corners, strict=True)),
     }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from pipeline.errors import VolumeError
 from pipeline.failpoint import reach
 from pipeline.files import Files
 from pipeline.ome import (
+    ZYX_NAMES,
     Image,
     Json,
     array_image,
@@ -287,18 +288,24 @@ def _put_arrays(files: Files, source: Volume, levels: bool, grid: dict[str, Any]
     pyramid = source.pyramid() if levels else (source,)
     names = [a["name"] for a in _image(source).axes]
     for i, level in enumerate(pyramid if levels else ()):
-        _put_level(files / str(i), level, names)
+        if source.foreign:
+            _put_array(files / str(i), level, level.dtype, {"chunks": level.chunks, "zarr_format": source.zarr_format})
+        else:
+            _put_level(files / str(i), level, names)
     small = np.dtype(np.uint8)
     sparse: list[tuple[str, Volume, np.dtype[Any], Json]] = [(OVERLAY, source, source.dtype, {})]
     sparse += [(f"{LABELS}/{i}", level, small, {}) for i, level in enumerate(pyramid)]
     sparse += [(UNCERTAINTY, source, small, SPREAD)] if spread else []
     for path, like, dtype, about in sparse:
-        array = files / path
-        if _document(array) is None:
-            new = {"shape": like.shape, "dtype": dtype, "voxel_nm": like.voxel_nm, "zarr_format": source.zarr_format}
-            Volume.create(array.uri, **new, **grid, about=about)  # type: ignore[arg-type]
-        elif Volume.open(array.uri).shape != like.shape:
-            Volume.open(array.uri, writable=True).resize(like.shape)
+        _put_array(files / path, like, dtype, {**grid, "zarr_format": source.zarr_format, "about": about})
+
+
+def _put_array(files: Files, like: Volume, dtype: np.dtype[Any], grid: dict[str, Any]) -> None:
+    """An array of the same voxels in chunks of our own: made, or given the sections by which the source has grown."""
+    if _document(files) is None:
+        Volume.create(files.uri, shape=like.shape, dtype=dtype, voxel_nm=like.voxel_nm, **grid)
+    elif Volume.open(files.uri).shape != like.shape:
+        Volume.open(files.uri, writable=True).resize(like.shape)
 
 
 def _put_level(files: Files, level: Volume, names: list[str]) -> None:
@@ -331,10 +338,12 @@ def _group(form: int, attributes: Json) -> tuple[str, bytes]:
 
 
 def _image(source: Volume) -> Image:
-    """The image that the merged levels make up."""
+    """The image that the merged levels make up: in the source's order of axes, unless its chunks are written anew."""
+    dims = ZYX_NAMES if source.foreign else source.layout.dims
     if source.image is None:
-        return array_image(_version(source), "0", source.layout.dims, source.voxel_nm)
-    return image_from(source.image, source.level, _version(source), source.voxel_nm)
+        return array_image(_version(source), "0", dims, source.voxel_nm)
+    image = image_from(source.image, source.level, _version(source), source.voxel_nm)
+    return flat_image(image, [v.path for v in image.levels]) if source.foreign else image
 
 
 def _attributes(source: Volume, levels: bool, zmend: Json) -> Json:
@@ -457,8 +466,16 @@ def _check_source(files: Files, said: Json, source: Volume) -> None:
             f"the source has {source.shape[0]} sections, it had {overlay.shape[0]}",
             where=source.uri,
             why="a source may grow in z, not shrink: sections that were restored would be lost",
-            do="name another output",
+            do=_put_aside(files),
         )
+
+
+def _put_aside(files: Files) -> str:
+    """What to type where a source has lost sections: until somebody does, every night ends here."""
+    back = "bring the sections back (where they are being copied: wait, the next run goes on); are they gone for good, "
+    if files.local is None:
+        return f"{back}name another output, and run again: {files.uri} stays as it is"
+    return f"{back}put this store aside and run again, which makes a new one: mv {files.uri} {files.uri}.before"
 
 
 def _check_grid(out: str, grid: dict[str, Any]) -> None:

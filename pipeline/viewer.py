@@ -20,12 +20,13 @@ from pipeline.job import read_flags
 from pipeline.ome import Json, Voxel
 from pipeline.plan import Plan
 from pipeline.planfile import current_plan
-from pipeline.scene import LISTED, Parts, address, centre, dimensions, scene, shown
+from pipeline.scene import LISTED, Parts, address, centre, dimensions, origin, scene, shown
 from pipeline.store import LABELS, OVERLAY, UNCERTAINTY, has_uncertainty
 from pipeline.volume import Volume
 
-DOCUMENTS = r"zarr\.json|\.zarray|\.zattrs|\.zgroup"
-SERVED = re.compile(rf"(?!.*(?:^|/)\.\.(?:/|$))(?:[^/]+/)*(?:{DOCUMENTS}|(?:c[./])?\d+(?:[./]\d+)*)")
+DOCUMENTS = r"zarr\.json|\.zarray|\.zattrs|\.zgroup|info|attributes\.json"
+CHUNKS = r"(?:c[./])?\d+(?:[./]\d+)*|\d+-\d+(?:_\d+-\d+){2}|[0-9a-f]{1,16}\.shard"
+SERVED = re.compile(rf"(?!.*(?:^|/)\.\.(?:/|$))(?:[^/]+/)*(?:{DOCUMENTS}|{CHUNKS})")
 RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 PUBLIC = re.compile(r"(zarr[23]?://)?(https?|s3|gs)://.+")  # what a hosted Neuroglancer can open
 PUBLIC_SOURCE = re.compile(rf"{PUBLIC.pattern}|(precomputed|n5)://.+")
@@ -118,12 +119,6 @@ def _size(plan: Plan) -> Voxel | None:
 def _parts(out: str, plan: Plan, store: str, source_at: str | None) -> Parts:
     """What there is to show, of a store at the URL `store` and a source at `source_at`."""
     source, labels = _source(plan), Volume.open(f"{out}/{LABELS}/0")
-    if source.foreign:  # Neuroglancer counts its voxels from another origin than ours
-        raise UsageError(
-            f"zmend view shows no source that is {source.foreign}",
-            where=source.uri,
-            do=f"open {source.foreign}://… and zarr://…/{OVERLAY} in Neuroglancer as two layers; or zmend report {out}",
-        )
     restored, sizes = Volume.open(out), dimensions(source, _size(plan))
     window = plan.header["recipe"]["intensity"]
     spread = Volume.open(f"{out}/{UNCERTAINTY}") if has_uncertainty(out) else None
@@ -137,6 +132,7 @@ def _parts(out: str, plan: Plan, store: str, source_at: str | None) -> Parts:
         uncertainty=None if spread is None else address(spread, f"{store}/{UNCERTAINTY}", sizes),
         window=None if window is None else (window[0], window[1]),
         defects=shown(tuple(read_flags(out, plan, source.shape))),
+        origin=origin(restored),
     )
 
 
@@ -147,7 +143,7 @@ def _add_keys(viewer: Any, parts: Parts) -> None:
     def step(by: int) -> None:
         at[0] = (at[0] + by) % len(parts.defects)
         with viewer.txn() as state:
-            state.position = centre(parts.defects[at[0]])
+            state.position = centre(parts.defects[at[0]], parts)
 
     for key, name, by in (("keyn", "next-defect", 1), ("keyp", "previous-defect", -1)) if parts.defects else ():
         viewer.actions.add(name, lambda _, by=by: step(by))

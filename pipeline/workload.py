@@ -83,14 +83,15 @@ class Workload:
         for length, count in gaps.items():
             self.calls[length] += -(-count // self.batch)
 
-    def load(self, *, levels: Sequence[tuple[ZYX, ZYX]] = (), sections: int = 0) -> Load:
+    def load(self, *, levels: Sequence[tuple[ZYX, ZYX]] = (), sections: int = 0, anew: bool = False) -> Load:
         """All of it. levels: shape and written cell of each level that a merge makes, the mended one first; of coarser
-        ones as many cells are taken to change as they are smaller. sections: that the certificate hides."""
+        ones as many cells are taken to change as they are smaller; all, where a merge writes `anew`. sections: that the
+        certificate hides."""
         tile, (_, y, x) = self.geometry.needs.tile, self.geometry.shape
         probes = sections * min(TILES, _size(_count((1, y, x), (1, tile, tile)))) if self.slabs else 0
         voxels, finest = _size(self.grain), _size(self.geometry.shape)
         parts = [(_size(shape) / finest, _size(cell), _size(_count(shape, cell))) for shape, cell in levels]
-        touched = [round(self._touched.count * share) for share, _, _ in parts]
+        touched = [cells if anew else round(self._touched.count * share) for share, _, cells in parts]
         return Load(
             slabs=self.slabs,
             calls=dict(self.calls),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,21 +17,24 @@ import tensorstore as ts
 from pipeline import tensors
 from pipeline.box import Box
 from pipeline.config import load
-from pipeline.errors import UsageError, VolumeError
+from pipeline.errors import VolumeError
 from pipeline.files import Files
 from pipeline.job import propose
+from pipeline.merge import mean_under
 from pipeline.planfile import current_plan
 from pipeline.remerge import remerge
 from pipeline.report import report
 from pipeline.run import run
 from pipeline.scan import scan
+from pipeline.scene import address, dimensions
 from pipeline.store import read_attrs
 from pipeline.verify import verify
 from pipeline.viewer import link
 from pipeline.volume import Volume
-from tests.foreigners import BLOCK, OFFSET, write_n5, write_precomputed
+from tests.foreigners import BLOCK, OFFSET, SHARDING, write_n5, write_precomputed
 from tests.jobs import NM, Job, build, command, voxels
 from tests.stores import noise, serve
+from tests.test_interop import READERS
 
 SHAPE = (10, 150, 140)
 CHUNKS = BLOCK[::-1]
@@ -42,18 +46,20 @@ def written(folder: Path, kind: str, data: np.ndarray | None = None) -> tuple[st
     data = noise(SHAPE, "uint16" if kind.endswith("16") else "uint8") if data is None else data
     if kind.startswith("n5"):
         return write_n5(folder / "raw.n5", data, NM, compression="raw" if "raw" in kind else "gzip"), data
-    encoding = "png" if "png" in kind else "raw"
-    return write_precomputed(folder / "raw", [data], NM, encoding=encoding), data
+    encoding, sharding = "png" if "png" in kind else "raw", RAW if "rawshards" in kind else {} if "shards" in kind else None
+    return write_precomputed(folder / "raw", [data], NM, encoding=encoding, sharding=sharding), data
 
 
-KINDS = ("precomputed", "precomputed-png", "precomputed-16", "n5", "n5-raw-16")
+KINDS = ("precomputed", "precomputed-png", "precomputed-16", "n5", "n5-raw-16", "precomputed-shards", "precomputed-rawshards-png-16")
+RAW = {"minishard_index_encoding": "raw", "data_encoding": "raw", "preshift_bits": 0, "minishard_bits": 1}
+GRAINS = {"precomputed-shards": (8, 128, 128), "precomputed-rawshards-png-16": (4, 64, 128)}  # two to the three bits, and to the one
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_box_is_what_tensorstore_wrote(kind: str, tmp_path: Path) -> None:
     uri, data = written(tmp_path, kind)
     volume = pickle.loads(pickle.dumps(Volume.open(uri)))
-    assert (volume.shape, volume.dtype, volume.chunks, volume.grain) == (SHAPE, data.dtype, CHUNKS, CHUNKS)
+    assert (volume.shape, volume.dtype, volume.chunks, volume.grain) == (SHAPE, data.dtype, CHUNKS, GRAINS.get(kind, CHUNKS))
     assert volume.voxel_nm == pytest.approx(NM)
     for box in (Box.of(SHAPE), Box((0, 0, 0), (1, 1, 1)), Box((3, 60, 1), (9, 150, 139))):
         np.testing.assert_array_equal(volume.read(box), data[box.within(Box.of(SHAPE))])
@@ -75,16 +81,52 @@ def test_missing_chunk_is_never_mistaken_for_black_tissue(kind: str, tmp_path: P
     assert not volume.read(HOLE).any()
 
 
-@pytest.mark.parametrize("kind", ["precomputed", "n5"])
+@pytest.mark.parametrize("kind", sorted(GRAINS))
+def test_a_missing_chunk_of_a_shard_is_never_mistaken_for_black_tissue(kind: str, tmp_path: Path) -> None:
+    data = noise(SHAPE)
+    data[:4] = 0
+    data[:4, ::64, ::64] = 1  # black but for a voxel a chunk: tensorstore leaves out of shards what is black all over
+    sharding = RAW if "raw" in kind else {}
+    volume = Volume.open(write_precomputed(tmp_path / "raw", [data], NM, sharding=sharding))
+    assert volume.absent(Box.of(SHAPE)) == ()
+    for n, (cell, stored) in enumerate(objects := sorted(volume.objects())):
+        assert (volume.key(cell), volume.cell(stored.key)) == (stored.key, cell)
+        box, before = volume.box(cell), volume.inputs(volume.box(cell))
+        Path(volume.files.uri, stored.key).unlink()
+        assert volume.absent(box) == tuple(sorted(c & box for c in box.cells(CHUNKS)))
+        assert sum(hole.size for hole in volume.absent(Box.of(SHAPE))) == sum(volume.box(c).size for c, _ in objects[: n + 1])
+        assert volume.inputs(box) != before and not volume.read(box).any()
+    hole = Box((4, 64, 64), (8, 128, 128))
+    volume = Volume.open(write_precomputed(tmp_path / "hole", [data], NM, sharding=sharding, hole=hole))
+    assert volume.absent(Box.of(SHAPE)) == (hole,) and volume.absent(Box((0, 64, 64), (4, 128, 128))) == ()
+
+
+@pytest.mark.parametrize(
+    ("bits", "shape"),
+    [((0, 0, 9), SHAPE), ((9, 0, 0), SHAPE), ((0, 9, 0), SHAPE), ((2, 1, 4), (4, 64, 700)), ((1, 1, 3), (41, 64, 70)), ((1, 2, 9), (10, 150, 300)), ((0, 3, 3), (4, 270, 260))],
+    ids=["a chunk a shard", "one minishard", "a chunk a minishard", "a row", "a column", "long", "flat"],
+)  # fmt: skip
+def test_every_chunk_of_every_cut_into_shards_is_where_tensorstore_put_it(bits: tuple[int, int, int], shape: tuple[int, int, int], tmp_path: Path) -> None:
+    names = dict(zip(("preshift_bits", "minishard_bits", "shard_bits"), bits, strict=True))
+    volume = Volume.open(write_precomputed(tmp_path / "raw", [np.full(shape, 7, np.uint8)], NM, sharding=names))
+    assert volume.absent(Box.of(shape)) == () and set(volume.present()) == {c & Box.of(shape) for c in Box.of(shape).cells(volume.grain)}
+    for n, chunk in enumerate(c & Box.of(shape) for c in Box.of(shape).cells(CHUNKS)):
+        if n % 5 == 2:
+            lone = write_precomputed(tmp_path / f"{n}", [np.full(shape, 7, np.uint8)], NM, sharding=names, hole=chunk)
+            assert Volume.open(lone).absent(Box.of(shape)) == (chunk,)
+
+
+@pytest.mark.parametrize("kind", ["precomputed", "n5", "precomputed-shards"])
 def test_the_web_and_the_word_of_the_kind(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensors, "RETRIES", {"max_retries": 1})
     uri, data = written(tmp_path, kind)
     with serve(tmp_path) as address:
-        there = Volume.open(f"{kind}://{address}/{Path(uri).name}")
+        word = kind.split("-")[0]
+        there = Volume.open(f"{word}://{address}/{Path(uri).name}")
         assert there.root.uri == f"{address}/{Path(uri).name}"
         np.testing.assert_array_equal(there.read(Box.of(SHAPE)), data)
-        assert there.identity() == Volume.open(f"{kind}://file://{uri}").identity()
-        assert len(list(there.present())) == 3 * 3 * 3
+        assert there.identity() == Volume.open(f"{word}://file://{uri}").identity()
+        assert len(list(there.present())) == (2 * 2 * 2 if kind in GRAINS else 3 * 3 * 3) and there.absent(Box.of(SHAPE)) == ()
     with pytest.raises(OSError, match=r"no answer|Connect|connect"):
         there.absent(HOLE)
     with pytest.raises(OSError, match=r"onnect"):  # worth another try, and no damaged chunk
@@ -154,22 +196,26 @@ def test_a_public_bucket_is_asked_without_keys(tmp_path: Path, monkeypatch: pyte
     assert tensors._s3("mine", "") == {"driver": "s3", "bucket": "mine", "path": "", "endpoint": "http://127.0.0.1:1", "aws_region": "us-east-1"}
 
 
+PATHS = {"precomputed": "raw", "shards": "raw_shards", "n5": "raw.n5", "zarr": "raw.zarr"}
+
+
 @pytest.fixture(scope="module")
 def mended(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A damaged phantom as Zarr, as precomputed and as N5; each mended, as an overlay."""
     job = build(tmp_path_factory.mktemp("mended"))
     write_precomputed(job.folder / "raw", [job.damaged], NM)
+    write_precomputed(job.folder / "raw_shards", [job.damaged], NM, sharding={})
     write_n5(job.folder / "raw.n5", job.damaged, NM)
-    for name, path in (("zarr", "raw.zarr"), ("precomputed", "precomputed://raw"), ("n5", "raw.n5")):
+    for name, path in (("zarr", "raw.zarr"), ("precomputed", "precomputed://raw"), ("shards", "raw_shards"), ("n5", "raw.n5")):
         run(propose(load(config(job, name, path))))
     return job
 
 
-def config(job: Job, name: str, path: str, **parts: Any) -> Path:
-    return job.config(f"{name}.out", name=f"{name}.yaml", volume={"path": path}, output={"mode": "overlay"}, **parts)
+def config(job: Job, name: str, path: str, mode: str = "overlay", **parts: Any) -> Path:
+    return job.config(f"{name}.out", name=f"{name}.yaml", volume={"path": path}, output={"mode": mode}, **parts)
 
 
-@pytest.mark.parametrize("kind", ["precomputed", "n5"])
+@pytest.mark.parametrize("kind", ["precomputed", "shards", "n5"])
 def test_it_is_mended_as_its_zarr_twin_is(kind: str, mended: Job) -> None:
     out, twin = str(mended.folder / f"{kind}.out"), str(mended.folder / "zarr.out")
     labels = voxels(out, "labels")
@@ -177,14 +223,14 @@ def test_it_is_mended_as_its_zarr_twin_is(kind: str, mended: Job) -> None:
     np.testing.assert_array_equal(np.where(labels > 0, voxels(out, "overlay"), 0), np.where(labels > 0, voxels(twin, "overlay"), 0))
     found = verify(out, replay=100)
     assert found["ok"] and found["replayed"] == found["slabs"] and found["voxels_synthetic"] == mended.flagged.sum()
-    again = run(propose(load(config(mended, kind, "raw.n5" if kind == "n5" else "raw"))))
+    again = run(propose(load(config(mended, kind, PATHS[kind]))))
     assert again["bytes_written"] == 0, "nothing is to do"
     told = report(out, str(mended.folder / f"{kind}.html"))
     assert told["pictured"] == told["defects"] > 3
     place = read_attrs(out)["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"]
     assert place[0]["scale"] == pytest.approx(NM)
     shift = [o * s for o, s in zip(OFFSET[::-1], NM, strict=True)]
-    assert (place[1]["translation"] if kind == "precomputed" else None) == (pytest.approx(shift) if kind == "precomputed" else None)
+    assert (place[1]["translation"] if kind != "n5" else None) == (pytest.approx(shift) if kind != "n5" else None)
 
 
 def test_workers_in_processes_of_their_own(mended: Job) -> None:
@@ -222,19 +268,111 @@ def test_a_scan_finds_what_it_finds_in_zarr(kind: str, mended: Job, tmp_path: Pa
     assert rows[0] and [(r["z_start"], r["class"]) for r in rows[0]] == [(r["z_start"], r["class"]) for r in rows[1]]
 
 
-def test_neuroglancer_is_not_given_a_scene_that_lies(mended: Job) -> None:
-    with pytest.raises(UsageError, match=r"zmend view shows no source that is precomputed(.|\n)*as two layers"):
-        link(str(mended.folder / "precomputed.out"), str(mended.folder / "scene.json"), base_url="https://a.b/c.zarr", source_url="")
+def test_neuroglancer_is_told_where_source_and_defects_lie(mended: Job) -> None:
+    for kind, offset in (("precomputed", OFFSET), ("shards", OFFSET), ("n5", (0, 0, 0))):
+        out, to = str(mended.folder / f"{kind}.out"), mended.folder / f"{kind}.json"
+        link(out, str(to), base_url="https://a.b/c.zarr", source_url="https://a.b/raw")
+        state = json.loads(to.read_text())
+        layers = {layer["name"]: layer for layer in state["layers"]}
+        scheme = "n5" if kind == "n5" else "precomputed"
+        assert layers["source"]["source"]["url"] == f"{scheme}://https://a.b/raw/"
+        told = layers["source"]["source"]["transform"]
+        assert told["matrix"] == [[1, 0, 0, -0.5], [0, 1, 0, -0.5], [0, 0, 1, -0.5]], "from the corners of voxels to their middles"
+        assert list(told["outputDimensions"]) == ["x", "y", "z"] and told["outputDimensions"]["z"] == [pytest.approx(45e-9), "m"]
+        first = layers["defects"]["annotations"][0]
+        assert first["pointA"] == pytest.approx([-0.5 + offset[0], -0.5 + offset[1], 0.5 + offset[2]]), "section 1 is missing"
+        assert state["position"][2] == pytest.approx(1 + offset[2])
+        assert "transform" not in layers["restored"]["source"], "an OME image says itself where it lies"
 
 
-def test_a_merge_is_refused_before_anything_is_made(mended: Job) -> None:
-    whole = mended.config("whole.out", name="whole.yaml", volume={"path": "raw"})
-    with pytest.raises(VolumeError, match=r"no merged volume can be made of a source that is precomputed(.|\n)*not Zarr(.|\n)*mode: overlay"):
+def test_a_coarser_level_is_moved_by_half_of_its_own_voxels(tmp_path: Path) -> None:
+    uri = write_precomputed(tmp_path / "raw", [noise((8, 128, 128)), noise((8, 64, 64))], NM, offset=(0, 0, 0))
+    volume = Volume.open(uri, level=1)
+    told = address(volume, "https://h/raw", dimensions(volume, volume.voxel_nm))["transform"]
+    assert told["outputDimensions"]["x"] == [pytest.approx(4.6e-9), "m"], "of the finest level, of which a transform speaks"
+    assert [row[3] for row in told["matrix"]] == [-1.0, -1.0, -0.5]
+
+
+@pytest.mark.parametrize("kind", ["precomputed", "shards", "n5"])
+def test_a_merged_volume_is_its_zarr_twins(kind: str, mended: Job, tmp_path: Path) -> None:
+    twin = mended.folder / "twin.out"
+    run(propose(load(config(mended, "twin", "raw.zarr", "volume"))))
+    out = mended.folder / f"{kind}.whole.out"
+    proposal = propose(load(made := config(mended, f"{kind}.whole", PATHS[kind], "volume")))
+    assert proposal.plan.header["totals"]["bytes_to_merge"] == 2 * mended.damaged.nbytes, "all of it is written"
+    assert proposal.load.link_chunks == 0 < proposal.load.merge_chunks
+    run(proposal)
+    np.testing.assert_array_equal(voxels(out), voxels(twin))
+    np.testing.assert_array_equal(voxels(out, "labels"), voxels(twin, "labels"))
+    found = verify(str(out), replay=2)
+    assert found["ok"] and found["voxels_changed_outside_mask"] == 0 and found["voxels_synthetic"] == mended.flagged.sum()
+    before = {p: p.stat().st_mtime_ns for p in (out / "0").rglob("*") if p.is_file()}
+    assert remerge(str(out))["bytes_written"] == 0, "nothing is to do"
+    assert run(propose(load(made)))["bytes_written"] == 0
+    assert before == {p: p.stat().st_mtime_ns for p in (out / "0").rglob("*") if p.is_file()}
+    victim = Volume.open(out).key((1, 1, 1))
+    (out / "0" / victim).unlink()
+    assert not verify(str(out))["ok"]
+    assert remerge(str(out))["chunks_rewritten"] == 1 and verify(str(out))["ok"]
+
+
+def test_an_overlay_is_completed_to_a_pyramid(mended: Job, tmp_path: Path) -> None:
+    """Levels, their labels, absent chunks and 16 bits; then the source grows."""
+    fine = mended.damaged[:, :256, :256].astype("uint16") * 257
+    coarse = mean_under(fine, (1, 2, 2))
+    hole = Box((8, 192, 64), (12, 256, 128))
+    write_precomputed(tmp_path / "raw", [fine, coarse], NM, sharding={}, hole=hole)
+    (tmp_path / "flags.csv").write_text("z_start,z_stop,class\n5,6,missing\n")
+    job = Job(tmp_path, fine, fine, fine > 0)
+    made = job.config(volume={"path": "raw", "missing_chunks": "background"}, output={"mode": "overlay"})
+    run(propose(load(made)))
+    out = str(tmp_path / "out.zarr")
+    assert not (tmp_path / "out.zarr/0").exists()
+    remerge(out)
+    found, levels = verify(out), [Volume.open(out, level=i) for i in (0, 1)]
+    assert found["ok"] and found["voxels_synthetic"] == 256 * 256
+    assert [v.shape for v in levels] == [fine.shape, coarse.shape] and levels[0].absent(Box.of(fine.shape)) == (hole,)
+    kept = np.delete(np.arange(len(fine)), 5)
+    due = fine.copy()
+    due[hole.within(Box.of(fine.shape))] = 0
+    np.testing.assert_array_equal(levels[0].read(Box.of(fine.shape))[kept], due[kept])
+    np.testing.assert_array_equal(levels[1].read(Box.of(coarse.shape))[kept], coarse[kept])
+    more = np.concatenate([fine, fine[:3]])
+    shutil.rmtree(tmp_path / "raw")
+    write_precomputed(tmp_path / "raw", [more, mean_under(more, (1, 2, 2))], NM, sharding={})
+    run(propose(load(made)))
+    assert verify(out)["ok"] and Volume.open(out, level=1).shape == (19, 128, 128)
+
+
+def test_it_is_killed_and_goes_on(mended: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The merge dies half-way through the source's chunks."""
+    made = config(mended, "killed", "raw_shards", "volume", certificate=0)
+    monkeypatch.setenv("ZMEND_FAILPOINTS", "merge=kill@40")
+    process = command("run", made.name, cwd=mended.folder)
+    process.communicate(timeout=200)
+    monkeypatch.delenv("ZMEND_FAILPOINTS")
+    written = len(list((mended.folder / "killed.out/0/c").rglob("*/*/*")))
+    assert process.returncode != 0 and 0 < written < len(list(Volume.open(mended.folder / "raw").objects()))
+    run(propose(load(made)))
+    assert verify(str(mended.folder / "killed.out"))["ok"]
+    np.testing.assert_array_equal(voxels(mended.folder / "killed.out", "labels"), voxels(mended.folder / "zarr.out", "labels"))
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_other_readers_accept_a_merged_volume_of_such_a_source(reader: str, mended: Job) -> None:
+    out = mended.folder / "readers.out"
+    if not out.exists():
+        run(propose(load(config(mended, "readers", "raw", "volume", certificate=0))))
+    image, labels = READERS[reader](out, "0.5")
+    np.testing.assert_array_equal(np.asarray(image.levels[0]), voxels(out))
+    np.testing.assert_array_equal(np.asarray(labels.levels[0]), voxels(out, "labels"))
+
+
+def test_links_to_what_is_not_zarr_are_refused_before_anything_is_made(mended: Job) -> None:
+    whole = mended.config("whole.out", name="whole.yaml", volume={"path": "raw"}, output={"clone": "link"})
+    with pytest.raises(VolumeError, match=r"no links can be made to a source that is precomputed(.|\n)*not Zarr(.|\n)*mode: overlay"):
         propose(load(whole))
     assert not (mended.folder / "whole.out").exists()
-    with pytest.raises(VolumeError, match="no merged volume can be made of a source that is n5"):
-        remerge(str(mended.folder / "n5.out"))
-    assert verify(str(mended.folder / "n5.out"))["ok"]
 
 
 def test_without_tensorstore_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,8 +384,9 @@ def test_without_tensorstore_it_is_said_what_to_install(tmp_path: Path, monkeypa
 
 def test_what_is_not_read_is_refused_by_name(tmp_path: Path) -> None:
     data = noise(SHAPE)
-    with pytest.raises(VolumeError, match=r"in shards are not read(.|\n)*absent or black"):
-        Volume.open(write_precomputed(tmp_path / "sharded", [data], NM, sharded=True))
+    for n, odd in enumerate(({"hash": "murmurhash3_x86_128"}, {"preshift_bits": 0, "minishard_bits": 1, "shard_bits": 1})):
+        with pytest.raises(VolumeError, match=r"this kind of precomputed shards is not read(.|\n)*hash identity, bits for all chunks; here .* of 6"):
+            Volume.open(write_precomputed(tmp_path / f"odd{n}", [data], NM, sharding=odd))
     wrapped = write_precomputed(tmp_path / "wrapped", [data], NM)
     for chunk in Path(wrapped, "s0").iterdir():
         chunk.rename(f"{chunk}.gz")
@@ -271,8 +410,10 @@ def test_what_is_not_read_is_refused_by_name(tmp_path: Path) -> None:
      (lambda s: s["scales"][0].update(key="../elsewhere"), r"level '../elsewhere' lies outside the volume"),
      (lambda s: s["scales"][0].update(size=[2**40, 2**40, 2**40]), r"an array with shape .* is refused"),
      (lambda s: s["scales"][0].update(encoding="unheard"), r"tensorstore cannot open the array(.|\n)*encoding"),
-     (lambda s: s.update(num_channels=3), r"axis c is longer than 1")],
-    ids=["scales", "size", "outside", "absurd", "encoding", "channels"],
+     (lambda s: s.update(num_channels=3), r"axis c is longer than 1"),
+     (lambda s: s["scales"][0].update(sharding={"@type": "neuroglancer_uint64_sharded_v1"}), r"metadata cannot be understood(.|\n)*minishard_bits"),
+     (lambda s: s["scales"][0].update(sharding=SHARDING | {"shard_bits": 10**9}), r"more bits than a number has")],
+    ids=["scales", "size", "outside", "absurd", "encoding", "channels", "bits", "too many bits"],
 )  # fmt: skip
 def test_documents_that_make_no_sense_are_refused(change: Any, words: str, tmp_path: Path) -> None:
     info = Path(write_precomputed(tmp_path / "raw", [noise(SHAPE)], NM), "info")
@@ -290,6 +431,23 @@ def test_a_damaged_chunk_is_named(kind: str, tmp_path: Path) -> None:
     Path(volume.files.uri, HOLE_KEYS[kind]).write_bytes(b"broken")
     with pytest.raises(VolumeError, match=rf"chunk \[4:8, 64:128, 64:128\] cannot be decoded(.|\n)*{HOLE_KEYS[kind]}"):
         volume.read(Box.of(SHAPE))
+
+
+@pytest.mark.parametrize("encoding", ["raw", "gzip"])
+@pytest.mark.parametrize("how", ["cut", "beyond", "garbled"])
+def test_a_damaged_index_of_a_shard_is_no_absent_chunk(how: str, encoding: str, tmp_path: Path) -> None:
+    uri = write_precomputed(tmp_path / "raw", [noise(SHAPE)], NM, sharding={"minishard_index_encoding": encoding})
+    volume = Volume.open(uri)
+    shard = Path(volume.files.uri, volume.key((0, 0, 0)))
+    raw = shard.read_bytes()
+    first, last = np.frombuffer(raw[:16], "<u8")  # where the first minishard's index lies, after four entries
+    spoiled = {"cut": raw[:40], "beyond": raw[:8] + b"\xff" * 8 + raw[16:], "garbled": raw[: 64 + int(first)] + b"?" * 13 + raw[64 + int(first) + 13 :]}
+    shard.write_bytes(spoiled[how])
+    if (how, encoding) == ("garbled", "raw"):
+        assert first < last and volume.absent(volume.box((0, 0, 0))), "numbers of chunks that are nowhere: none is believed to be there"
+        return
+    with pytest.raises(VolumeError, match=rf"index of a shard is damaged or cut short(.|\n)*{shard.name}"):
+        volume.absent(volume.box((0, 0, 0)))
 
 
 def test_a_folder_that_is_nothing_still_says_so(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def with_tensorstore(out: Path, version: str) -> tuple[Found, Found]:
         kvstore = {"driver": "file", "path": f"{out / path}/"}
         return tensorstore.open({"driver": driver, "kvstore": kvstore}, open=True, read=True).result().read().result()
 
-    levels = "012" if (out / "0").exists() else ""
+    levels = [i for i in "012" if (out / i).exists()]
     image = [read(level) for level in levels] or [read("zmend/overlay")]
     return Found(image), Found([read(f"labels/synthetic/{i}") for i in levels or "0"])
 

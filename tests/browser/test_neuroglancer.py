@@ -7,6 +7,8 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,8 @@ import pytest
 from PIL import Image
 
 from tests.browser.conftest import PATIENCE_MS
-from tests.jobs import ENSEMBLE, Job, build, command, voxels
+from tests.foreigners import OFFSET, write_n5, write_precomputed
+from tests.jobs import ENSEMBLE, NM, Job, build, command, voxels
 
 pytest.importorskip("neuroglancer")
 PATIENCE_S = 150
@@ -28,6 +31,13 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     job = build(tmp_path_factory.mktemp("view"), **({} if request.param == "volume" else {"zarr_format": 2}))
     recipe = {"restorer": "linear"} if request.param == "volume" else ENSEMBLE
     job.run("out.zarr", recipe=recipe, certificate=0, output={"mode": request.param})
+    with opened(job, chromium) as page:
+        yield job, page, request.param
+
+
+@contextmanager
+def opened(job: Job, chromium: Any) -> Iterator[Any]:
+    """The page that shows a job's output."""
     process = command("view", "out.zarr", "--json", cwd=job.folder)
     assert process.stdout is not None
     where = json.loads(process.stdout.readline())
@@ -36,7 +46,7 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     page.on("request", lambda r: asked.append(r.url))
     page.goto(where["url"], timeout=PATIENCE_S * 1000)
     page.locator(".neuroglancer-rendered-data-panel").nth(3).wait_for(timeout=PATIENCE_S * 1000)
-    yield job, page, request.param
+    yield page
     page.close()
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
@@ -149,3 +159,31 @@ def test_a_spread_is_a_layer_that_can_be_shown(seen: tuple[Job, Any, str]) -> No
         page.locator(".neuroglancer-layer-item-label", has_text="uncertainty").first.click()
         coloured = eventually(page, lambda p: np.ptp(patch(p[1]).mean(axis=(0, 1))) > 8)[1]
         assert np.ptp(patch(coloured).mean(axis=(0, 1))) > 8 and np.ptp(before.mean(axis=(0, 1))) < 3
+
+
+@pytest.mark.parametrize("kind", ["precomputed", "n5"])
+def test_a_source_that_is_not_zarr_lies_under_what_was_restored(kind: str, tmp_path: Path, chromium: Any) -> None:
+    """Precomputed in shards, from an origin of its own, and an overlay; N5, and a merged volume."""
+    job, mode = build(tmp_path), "overlay" if kind == "precomputed" else "volume"
+    if kind == "precomputed":
+        write_precomputed(tmp_path / "raw", [job.damaged], NM, sharding={})
+    else:
+        write_n5(tmp_path / "raw", job.damaged, NM)
+    job.run("out.zarr", volume={"path": "raw"}, recipe={"restorer": "linear"}, certificate=0, output={"mode": mode})
+    first = OFFSET[2] if kind == "precomputed" else 0  # the section that Neuroglancer calls 0
+    with opened(job, chromium) as page:
+        for keys, z in (("", 1), ("p", 11)):
+            for key in keys:
+                page.keyboard.press(key)
+            arrive(page, first + z)
+            restored = mended(job, mode)[z]
+            source, made, *_ = eventually(page, lambda p, r=restored: likeness(p[1], r) > 0.9)
+            assert likeness(made, restored) > 0.9 and abs(patch(source).mean() - patch(made).mean()) > 30
+        page.mouse.click(200, 300)
+        for _ in range(4):
+            page.keyboard.press(".")  # the next section, four times: one that is intact
+        arrive(page, first + 15)
+        whole = job.damaged[15]
+        source, made, *_ = eventually(page, lambda p: min(likeness(p[0], whole), likeness(p[1], whole)) > 0.9)
+        assert min(likeness(source, whole), likeness(made, whole)) > 0.9
+        assert np.abs(patch(source) - patch(made)).mean() < 2, "not by half a voxel do they lie apart"
