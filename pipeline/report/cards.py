@@ -148,7 +148,7 @@ def card(drawn: Drawn, *, judged: bool) -> Json:
         "paths": (paths := _paths(view)),
         "solid": {k: v for k, v in paths.items() if k != "doubt"},
         "cut": _cut(drawn),
-        "scores": _score_rows(drawn.scores),
+        "scores": _score_rows(drawn.scores) if drawn.defect.made else [],
         "provenance": _provenance(drawn),
     }  # fmt: skip
 

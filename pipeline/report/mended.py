@@ -153,8 +153,8 @@ def _sentence(plan: Plan, tally: Tally) -> str:
 def _stats(tally: Tally, found: list[Defect], last: history.Run | None) -> list[tuple[str, str]]:
     made, doubt = tally.count(*RESTORED), tally.count(UNCERTAIN)
     stats = [(number(len(found)), "defects"), (_amount(made), "voxels restored")]
-    stats += [(_amount(tally.count(LEFT)), "voxels left")]
     stats += [(f"{doubt / max(1, made):.1%}", "of them uncertain")] if doubt else []
+    stats += [(_amount(tally.count(LEFT)), "voxels left")]
     if last:
         hours = tally.seconds.sum() / 3600
         stats += [(_hours(hours), f"{last.device} worker time"), (_pace(last), "Mvoxels/s, last run")]
