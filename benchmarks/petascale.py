@@ -17,34 +17,33 @@ from pipeline.show import size, spell
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs/petascale.md"
 SHAPE, FLAGGED, SLAB_PX, PACE, WORKERS = (25_000, 200_000, 200_000), 0.02, 8192, 60.0, 1000
-PART = 10  # flagged sections cost alike, so a tenth of them is counted
 DEPTHS = (1, 8, 64)
 
 
 def figures() -> dict[str, Any]:
     """Everything that the page tells, as numbers."""
     z, y, x = SHAPE
-    counted = paper_plan((z // PART, y, x), FLAGGED, SLAB_PX, PACE, WORKERS, shipped())
+    counted = paper_plan(SHAPE, FLAGGED, SLAB_PX, PACE, WORKERS, shipped())
     driver = next(r for r in reversed(_result("scheduling")["rows"]) if r["way"] == "crew")
     restorer, overlap = _result("restorer"), _result("overlap")["rows"]
     quick, slow = (next(r for r in overlap if r["restorer"] == f"as a GPU of {p} Mpx/s" and r["lanes"] > 1) for p in (60, 1))
     f, voxels, rates = FLAGGED, z * y * x, shipped().rates
-    slabs = counted["slabs"] * PART
+    slabs = counted["slabs"]
     return {
         "voxels": voxels,
-        "sections": counted["sections_flagged"] * PART,
+        "sections": counted["sections_flagged"],
         "slabs": slabs,
-        "restored": counted["voxels"] * PART,
-        "read": counted["bytes_to_read"] * PART,
-        "written": counted["cost"]["bytes_written"] * PART,
+        "restored": counted["voxels"],
+        "read": counted["bytes_to_read"],
+        "written": counted["cost"]["bytes_written"],
         "halo": counted["halo_overhead"],
         "memory": counted["peak_memory_bytes"],
         "call_s": rates.call(1),
-        "core_hours": counted["cost"]["worker_hours"] * PART,
-        "cpu_wall_s": _whole(counted["cost"]["wall_s"], rates),
-        "gpu_restoring_hours": counted["voxels"] * PART / (PACE * 1e6) / 3600,
-        "gpu_hours": counted["gpu_cost"]["worker_hours"] * PART,
-        "gpu_wall_s": _whole(counted["gpu_cost"]["wall_s"], rates),
+        "core_hours": counted["cost"]["worker_hours"],
+        "cpu_wall_s": counted["cost"]["wall_s"],
+        "gpu_restoring_hours": counted["voxels"] / (PACE * 1e6) / 3600,
+        "gpu_hours": counted["gpu_cost"]["worker_hours"],
+        "gpu_wall_s": counted["gpu_cost"]["wall_s"],
         "slab_beside_s": beside_s(rates, counted["bytes_to_read"] / counted["slabs"]),
         "beside_cpu_s_mpx": quick["cpu_s_per_mpx"],
         "quick_busy": quick["busy"],
@@ -59,12 +58,6 @@ def figures() -> dict[str, Any]:
         "measured": shipped().measured,
         "machine": shipped().machine,
     }
-
-
-def _whole(wall_s: float, rates: Rates) -> float:
-    """The wall of all, of a part's: workers start once."""
-    once = rates.start_s + rates.open_s
-    return once + (wall_s - once) * PART
 
 
 def beside_s(rates: Rates, read_bytes: float) -> float:

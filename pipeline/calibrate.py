@@ -24,7 +24,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pipeline.attempts import Attempts, OnEvent
-from pipeline.box import Box
+from pipeline.box import ZYX, Box
 from pipeline.clone import bring
 from pipeline.cluster import threads_per_worker
 from pipeline.cost import DOUBT, Rates
@@ -123,18 +123,34 @@ def _crew(proposal: Proposal, out: str, tell: OnEvent) -> tuple[list[Json], Json
         threads_per_worker(site),
         gaps=tuple(_typical(proposal.load.calls)),
     )
+    some = _spread(proposal.plan.slabs, max(1, hands(site)))
+    steps = _steps(tell, len(some), task, proposal)
     with Crew(site, tell, lambda: False) as crew:
 
-        def work(slabs: Sequence[Slab], what: Any) -> list[Json]:
+        def work(slabs: Sequence[Slab], what: Any) -> Iterator[Json]:
             attempts = Attempts(site.attempts, tell)
-            found = list(crew.work(slabs, what, attempts))
+            yield from crew.work(slabs, what, attempts)
             attempts.finish(strict=True)
-            return found
 
-        _, start_s = _timed(lambda: work(_noops(1), Nothing()))
-        trials = work(_spread(proposal.plan.slabs, max(1, hands(site))), task)
-        _, noops_s = _timed(lambda: work(_noops(NOOPS), Nothing()))
+        next(steps)
+        _, start_s = _timed(lambda: list(work(_noops(1), Nothing())))
+        next(steps)
+        trials = []
+        for trial in work(some, task):
+            trials.append(trial)
+            next(steps)
+        _, noops_s = _timed(lambda: list(work(_noops(NOOPS), Nothing())))
     return trials, {"start_s": start_s, "schedule_s": noops_s / NOOPS}
+
+
+def _steps(tell: OnEvent, workers: int, task: Trial, proposal: Proposal) -> Iterator[None]:
+    """Tells of one more step at each turn: the workers start, have started, and each of them has measured."""
+    needs, gaps = proposal.plan.header["restorer"], " and ".join(map(str, task.gaps))
+    what = f"{needs['name']}, batches of {proposal.plan.header['recipe']['batch']} tiles, gaps of {gaps} sections"
+    text = f"{what}, on {workers} worker{'s' * (workers > 1)}: seconds, with a diffusion model on CPUs a few minutes"
+    for done, said in enumerate([text, *[""] * (workers + 1)]):
+        tell({"kind": "calibrate", "done": done, "of": workers + 1, "text": said})
+        yield
 
 
 def _typical(calls: Mapping[int, int]) -> list[int]:
@@ -163,7 +179,7 @@ def _merging(proposal: Proposal, out: str) -> Json:
     """What a merge does with some chunks of the source: written anew, by its threads; and brought as they are."""
     source, target = proposal.source, Volume.open(out, writable=True)
     some = list(islice(source.objects(), LINKS))
-    cells = [source.box(cell) for cell, _ in some[:CHUNKS]]
+    cells = [target.box(_first(source.box(cell), target.grain)) for cell, _ in some[:CHUNKS]]
     if not cells:
         return {}
 
@@ -173,9 +189,16 @@ def _merging(proposal: Proposal, out: str) -> Json:
     mend(cells[0])  # folders are made, code is loaded
     with ThreadPoolExecutor(THREADS) as pool:
         _, wrote_s = _timed(lambda: list(pool.map(mend, cells)))
-    _, brought_s = _timed(lambda: bring(source.files, target.files, [s for _, s in some[CHUNKS:]], "auto"))
+    rest = [] if source.foreign else [s for _, s in some[CHUNKS:]]  # of which nothing is brought as it lies
+    _, brought_s = _timed(lambda: bring(source.files, target.files, rest, "auto"))
     threads, moved = min(THREADS, len(cells)), sum(box.size for box in cells) * source.dtype.itemsize
-    return {"merge_s_byte": wrote_s * threads / moved, "link_s": brought_s / max(1, len(some) - CHUNKS)}
+    return {"merge_s_byte": wrote_s * threads / moved, "link_s": brought_s / max(1, len(rest))}
+
+
+def _first(box: Box, grain: ZYX) -> ZYX:
+    """The first cell of a box."""
+    z, y, x = (a // g for a, g in zip(box.start, grain, strict=True))
+    return z, y, x
 
 
 def mended(voxels: NDArray[Any], box: Box, flags: Flags) -> NDArray[Any]:

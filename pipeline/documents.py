@@ -365,18 +365,31 @@ class Merged(_Document):
     bytes_written: int
 
 
+class Moved(_Document):
+    """From a section on the stack lies elsewhere: by so many voxels, as so many of all tiles see it."""
+
+    section: int
+    y_px: int
+    x_px: int
+    tiles: int
+    of: int
+    far: str
+
+
 class _Scan(_Document):
     flags: str
     masks: str
     volume: str
     level: int
     scan_shape: ZYX
+    voxel_nm: tuple[float, float, float] | None
     found: int
     added: int
     gone: int
     held: list[int]
     classes: dict[str, int]
     jumps: list[int]
+    moves: list[Moved]
     new: list[Any]
     sections: int
     looked_at: int

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from pipeline.box import ZYX
@@ -52,6 +54,25 @@ def flag_of(row: dict[str, Any], full: Volume, step: Sequence[int], masks: str) 
     if not row["masked"]:
         return flag
     return flag | {"mask": masks + (f" & {row['bit']}" if row["bit"] else "")}
+
+
+def jumps(told: Sequence[Sequence[int]], step: Sequence[int], *, tiles: int) -> list[dict[str, Any]]:
+    """From which sections on the stack lies elsewhere, and by how many voxels of the mended level: the medians of those
+    tiles that see it. told: section, y, x as tiles tell them, px of the scan."""
+    seen: dict[int, list[Sequence[int]]] = defaultdict(list)
+    for z, *move in told:
+        seen[z].append(move)
+    found = [
+        {"section": z, **{f"{axis}_px": round(median(m[i] for m in moves) * step[i]) for i, axis in enumerate("yx")},
+         "tiles": len(moves), "of": tiles} for z, moves in sorted(seen.items())
+    ]  # fmt: skip
+    return [{**move, "far": _far(move)} for move in found]
+
+
+def _far(move: dict[str, Any]) -> str:
+    """How far a stack jumps, in words."""
+    told = f"by {math.hypot(move['y_px'], move['x_px']):.0f} px (y {move['y_px']:+d}, x {move['x_px']:+d})"
+    return told + (f" in {move['tiles']} of {move['of']} tiles" if move["of"] > 1 else "")
 
 
 def beside(masks: str, base: str) -> str:

@@ -17,8 +17,9 @@ from pipeline.flagfile import COLUMNS, dump
 from pipeline.flags import KEEP
 
 SOURCE = "zmend scan"
-JUMP = "# from section {z} on the stack lies elsewhere: align it; nothing to restore"
-NOTE = re.compile(re.escape(JUMP).replace(re.escape("{z}"), r"\d+"))
+JUMPED = "from section {z} on the stack lies elsewhere"
+JUMP = f"# {JUMPED}{{by}}: align it; nothing to restore"
+NOTE = re.compile(re.escape(JUMP).replace(re.escape("{z}"), r"\d+").replace(re.escape("{by}"), "[^:]*"))
 
 Cells = Mapping[str, object]
 
@@ -75,10 +76,10 @@ class FlagText:
             if isinstance(line, Line):
                 line.text += "," * len(lacks)
 
-    def text(self, jumps: Iterable[int]) -> str:
+    def text(self, jumps: Mapping[int, str]) -> str:
         body = [line.text if isinstance(line, Line) else line for line in self.lines]
         said = "\n".join(line for line in (*self.head, *self.lines) if isinstance(line, str))
-        notes = [JUMP.format(z=z) for z in sorted(set(jumps)) if JUMP.format(z=z).removeprefix("# ") not in said]
+        notes = [JUMP.format(z=z, by=by) for z, by in sorted(jumps.items()) if JUMPED.format(z=z) not in said]
         return "\n".join([*self.head, ",".join(self.header), *body, *notes]) + "\n"
 
     @property
@@ -144,10 +145,11 @@ def masked(text: str) -> list[tuple[int, str]]:
     return [(line.section, line.cells["mask"]) for line in holds if line.cells.get("mask")]
 
 
-def renewed(text: str, before: Iterable[Cells], now: Iterable[Cells], jumps: Iterable[int]) -> Renewed:
+def renewed(text: str, before: Iterable[Cells], now: Iterable[Cells], jumps: Mapping[int, str]) -> Renewed:
     """The file with what is found now in the place of what the scan wrote before.
 
-    text: as it is; empty for a file that is still to be made. before, now: rows of flags, one section each.
+    text: as it is; empty for a file that is still to be made. before, now: rows of flags, one section each. jumps: by
+    section, where else the stack lies from there on, in words.
     """
     before, now = list(before), list(now)
     theirs = held(text, before) if text else set()

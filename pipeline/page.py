@@ -49,8 +49,8 @@ def _found(scan: Json) -> str:
     lines += _list(f"section {r['z_start']}, {r['class']}, {_where(r)}: {r['note']}" for r in scan["new"])
     if scan["held"]:
         lines.append(f"Something else is found now in {_some(scan['held'])}: left as you have changed it.\n")
-    if scan["jumps"]:
-        lines.append(f"The stack lies elsewhere from section {_some(scan['jumps'])} on: align it.\n")
+    jumps = (f"the stack lies elsewhere from section {m['section']} on, {m['far']}: align it" for m in scan["moves"])
+    lines += _list(jumps)
     return "\n".join(lines)
 
 

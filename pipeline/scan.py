@@ -24,7 +24,7 @@ from pipeline.crew import Crew
 from pipeline.detect import margin
 from pipeline.errors import Interrupted, UsageError
 from pipeline.files import Files, on_disk
-from pipeline.findings import beside, flag_of, joined
+from pipeline.findings import beside, flag_of, joined, jumps
 from pipeline.flagedit import beyond, held, masked, renewed
 from pipeline.flagfile import folder, table
 from pipeline.flags import address, resolve
@@ -181,9 +181,10 @@ def _written(out: str, full: Volume, look: Look, shape: ZYX, looked: Looked) -> 
     step = [round(n / s) for n, s in zip(full.shape[1:], shape[1:], strict=True)]
     said = beside(look.masks, folder(out))
     flags = [flag_of(row, full, step, said) for row in joined(looked.rows, shape)]
-    jumps = sorted({j[0] for j in looked.jumps})
+    tiles = sum(1 for _ in cells(shape, [0], [""], look.thresholds.least_px))
+    moves = jumps(looked.jumps, step, tiles=tiles)
     text = _text(out, full, looked)
-    after = renewed(text, looked.flags, flags, jumps)
+    after = renewed(text, looked.flags, flags, {m["section"]: f", {m['far']}" for m in moves})
     if after.text != text:
         _put(Path(out), after.text)
     looked.flags = flags
@@ -191,8 +192,10 @@ def _written(out: str, full: Volume, look: Look, shape: ZYX, looked: Looked) -> 
     classes = Counter(str(flag["class"]) for flag in flags)
     return {
         "flags": out, "masks": look.masks, "volume": look.uri, "level": look.level, "scan_shape": list(shape),
+        "voxel_nm": full.voxel_nm and list(full.voxel_nm),
         "found": len(flags), "added": len(after.new), "gone": after.gone, "held": after.held,
-        "classes": dict(sorted(classes.items())), "jumps": jumps, "rows": flags, "new": after.new,
+        "classes": dict(sorted(classes.items())), "jumps": [m["section"] for m in moves], "moves": moves,
+        "rows": flags, "new": after.new,
     }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from pipeline.certificate import sentence
+from pipeline.thresholds import SCAN_NM
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -29,7 +30,7 @@ class Progress:
     """A bar on a terminal; elsewhere, one line a minute and one for each thing that goes wrong."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.live = err.is_terminal and not quiet
+        self.live, self.quiet = err.is_terminal and not quiet, quiet
         self.done = self.of = 0
         self.began = self.told = time.monotonic()
         self.bar = Bar(
@@ -75,6 +76,11 @@ class Progress:
         elif kind in ("certificate", "merge"):
             self.done, self.of = event["done"], event["of"]
             self._update(kind)
+        elif kind == "calibrate":
+            self.done, self.of = event["done"], event["of"]
+            if event["text"] and not self.quiet:
+                err.print(f"measuring: {escape(event['text'])}")
+            self._update("measured")
 
     def _update(self, what: str) -> None:
         self.bar.update(self.task, description=what, completed=self.done, total=self.of)
@@ -400,8 +406,11 @@ def scanned(document: dict[str, Any]) -> None:
     if document["found"] > SHOWN_FLAGS:
         classes = ", ".join(f"{n} {k}" for k, n in document["classes"].items())
         out.print(f"and {document['found'] - SHOWN_FLAGS} more; of all: {classes}")
-    if document["jumps"]:
-        out.print(f"the stack lies elsewhere from section {', '.join(map(str, document['jumps']))} on: align it first")
+    for move in document["moves"][:SHOWN_FLAGS]:
+        out.print(f"from section {move['section']} on the stack lies elsewhere, {move['far']}: align it first")
+    if document["voxel_nm"] is None:
+        taken = f"its pixels were taken for {SCAN_NM:g} nm"
+        out.print(f"the volume does not say its voxel size: {taken}. Say it with --voxel-nm Z,Y,X, into another --out")
     if document["held"]:
         sections = ", ".join(map(str, document["held"]))
         out.print(f"something else is found now in section {sections}: left as people have changed it")

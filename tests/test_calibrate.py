@@ -6,6 +6,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,11 @@ def zmend(*args: str) -> str:
 def test_a_calibration_measures_everything_and_leaves_nothing_behind(workers: int, job: Job) -> None:
     made = propose(job.load(site={"workers": workers}, recipe=ENSEMBLE, output={"mode": "volume"}))
     before = sorted(p.name for p in job.folder.iterdir())
-    found = calibrate(made)
+    told: list[dict[str, Any]] = []
+    found = calibrate(made, told.append)
+    steps = [e for e in told if e["kind"] == "calibrate"]
+    assert [e["done"] for e in steps] == list(range(max(1, workers) + 2)) and {e["of"] for e in steps} == {max(1, workers) + 1}
+    assert steps[0]["text"].startswith("textured, batches of ") and f", on {max(1, workers)} worker" in steps[0]["text"]
     assert sorted(p.name for p in job.folder.iterdir()) == before
     measured = found.rates
     assert set(measured.call_s) == {max(made.load.calls, key=lambda k: made.load.calls[k]), max(made.load.calls)}
@@ -86,7 +91,8 @@ def test_plan_run_status_and_report_tell_what_was_foreseen(job: Job) -> None:
     before = json.loads(zmend("plan", path, "--json"))["cost"]
     assert before["wall_s"] is None and "nothing was measured" in before["why"] and before["bytes_read"] > 0
     assert "hours and minutes are not known" in zmend("plan", path)
-    after = json.loads(zmend("plan", path, "--calibrate", "--json"))["cost"]
+    assert "measuring: textured, batches of" in zmend("plan", path, "--calibrate"), "it takes a while, so it says what it does"
+    after = json.loads(zmend("plan", path, "--calibrate", "--json"))["cost"]  # and not a word besides
     assert 0 < after["low_s"] <= after["wall_s"] <= after["high_s"] and after["why"] == ""
     words = zmend("plan", path)
     assert "worker-hours" in words and "measured 20" in words

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.cli import cli
 from pipeline.config import load
-from pipeline.errors import Interrupted, StoreLockedError, UsageError
+from pipeline.errors import Interrupted, StoreLockedError, UsageError, VolumeError
 from pipeline.lock import StoreLock
 from pipeline.nightly import Nightly
 from pipeline.page import MOST, page
@@ -177,9 +180,23 @@ def test_a_full_volume_beside_an_overlay_does_not_fall_behind(stack: NDArray[np.
     assert nightly(tmp_path)[0]["verify"]["ok"] and voxels(out)[6].any()
 
 
+def test_a_volume_that_shrinks_says_what_to_type(stack: NDArray[np.uint8], tmp_path: Path) -> None:
+    save(tmp_path / "raw.zarr", stack[:9])
+    config(tmp_path)
+    nightly(tmp_path, level=None)
+    shutil.rmtree(tmp_path / "raw.zarr")
+    save(tmp_path / "raw.zarr", stack[:7])
+    with pytest.raises(VolumeError, match=r"has 7 sections, it had 9(.|\n)*gone for good, put this store aside") as refused:
+        nightly(tmp_path, level=None)
+    command = refused.value.do.partition("makes a new one: ")[2]
+    assert command in next(p.read_text() for p in sorted(tmp_path.glob("zmend.nightly/*.md"), reverse=True)), "the page says it, too"
+    subprocess.run(shlex.split(command), check=True)
+    assert nightly(tmp_path)[0]["verify"]["ok"] and voxels(tmp_path / "mended.zarr").shape[0] == 7
+
+
 def test_the_page_stays_a_page() -> None:
     rows = [{"z_start": z, "class": "fold", "note": "a\nb"} for z in range(500)]
-    scan = {"looked_at": 500, "sections": 500, "added": 500, "gone": 0, "flags": "flags.csv", "new": rows, "held": list(range(99)), "jumps": [7]}
+    scan = {"looked_at": 500, "sections": 500, "added": 500, "gone": 0, "flags": "flags.csv", "new": rows, "held": list(range(99)), "moves": [{"section": 7, "far": "by 50 px (y +30, x -40)"}]}
     error = {"code": 75, "what": "stopped", "text": "stopped"}
     about = dict.fromkeys(("began", "ended", "version", "host", "volume", "output"), "x")
     text = page({**about, "scan": scan, "error": error, "explain": None})

@@ -17,6 +17,7 @@ from pipeline import cell
 from pipeline.box import Box
 from pipeline.detect import margin
 from pipeline.errors import FlagError, Interrupted, UsageError
+from pipeline.findings import jumps
 from pipeline.flagedit import JUMP, FlagText, renewed
 from pipeline.flagfile import COLUMNS, dump, load
 from pipeline.flags import address, flagged
@@ -286,12 +287,23 @@ def test_refusals(stack: NDArray[np.uint8], tmp_path: Path) -> None:
 
 
 def test_jumps_are_told_once() -> None:
-    once = renewed("", [], [{"z_start": 3, "z_stop": 4, "class": "fold", "source": "zmend scan"}], [7])
-    assert once.text.count("from section 7 on") == 1
-    twice = renewed(once.text, [{"z_start": 3, "z_stop": 4, "class": "fold", "source": "zmend scan"}], [], [7, 9])
+    far, further = ", by 50 px (y +30, x -40)", ", by 90 px (y +0, x -90) in 3 of 4 tiles"
+    once = renewed("", [], [{"z_start": 3, "z_stop": 4, "class": "fold", "source": "zmend scan"}], {7: far})
+    assert once.text.count("# from section 7 on the stack lies elsewhere, by 50 px (y +30, x -40): align it") == 1
+    twice = renewed(once.text, [{"z_start": 3, "z_stop": 4, "class": "fold", "source": "zmend scan"}], [], {7: further, 9: far})
     assert (twice.new, twice.gone, twice.held) == ([], 1, [])
-    assert twice.text.count("on the stack lies elsewhere") == 2
+    assert twice.text.count("on the stack lies elsewhere") == 2 and "by 90 px" in twice.text, "and as far as it is now"
     assert FlagText.of(twice.text).flags == []
-    mine = [JUMP.format(z=9).replace("# ", "# I saw it: "), JUMP.format(z=7) + " (done)", f'"{JUMP.format(z=11)}",,']
-    noted = renewed("\n".join([*dump([]).splitlines(), *mine, ""]), [], [], [7, 9, 11]).text.splitlines()
-    assert noted[2:] == [*mine[:2], JUMP.format(z=11)], "what a person has noted stays, and is not said again"
+    mine = [JUMP.format(z=9, by="").replace("# ", "# I saw it: "), JUMP.format(z=7, by=far) + " (done)", f'"{JUMP.format(z=11, by="")}",,']
+    noted = renewed("\n".join([*dump([]).splitlines(), *mine, ""]), [], [], {7: further, 9: far, 11: far}).text.splitlines()
+    assert noted[2:] == [*mine[:2], JUMP.format(z=11, by=far)], "what a person has noted stays, and is not said again"
+
+
+def test_how_far_it_jumps_is_what_most_tiles_see() -> None:
+    seen = [[7, 4, 8], [3, 0, 12], [7, 8, 8], [7, 40, -8]]
+    found = jumps(seen, (2, 2), tiles=4)
+    assert found == [
+        {"section": 3, "y_px": 0, "x_px": 24, "tiles": 1, "of": 4, "far": "by 24 px (y +0, x +24) in 1 of 4 tiles"},
+        {"section": 7, "y_px": 16, "x_px": 16, "tiles": 3, "of": 4, "far": "by 23 px (y +16, x +16) in 3 of 4 tiles"},
+    ]  # fmt: skip
+    assert jumps([[3, 0, 12]], (2, 2), tiles=1)[0]["far"] == "by 24 px (y +0, x +24)"

@@ -151,6 +151,24 @@ def test_chunk_by_chunk_a_scan_sees_what_it_sees_at_once(
     assert len(look._pieces(source, Box.of(shape), 128)) == 1, "chunks that pixels of the scan straddle are not read alone"
 
 
+def test_a_voxel_size_that_nobody_told_is_asked_for(damaged: NDArray[np.uint8], tmp_path: Path) -> None:
+    fine = damaged[:6].repeat(2, axis=1).repeat(2, axis=2)
+    zarr.save(str(tmp_path / "raw.zarr"), fine)  # what people have
+
+    def run_it(*more: str) -> tuple[int, str]:
+        result = CliRunner().invoke(cli, ["scan", str(tmp_path / "raw.zarr"), "--out", str(tmp_path / f"flags{len(more)}.csv"), *more])
+        return result.exit_code, result.output
+
+    code, said = run_it()
+    assert code == 0 and "does not say its voxel size: its pixels were taken for 8 nm. Say it with --voxel-nm Z,Y,X" in said
+    code, said = run_it("--voxel-nm", "45,4,4")
+    assert code == 0 and "voxel size" not in said
+    rows = [set(lines(tmp_path / f"flags{n}.csv")) for n in (0, 2)]
+    assert any(row.startswith("4,5,blank,") for row in rows[1]) and rows[0] != rows[1]
+    with pytest.raises(UsageError, match="'45,4' is not three numbers"):
+        CliRunner().invoke(cli, ["scan", str(tmp_path / "raw.zarr"), "--voxel-nm", "45,4"], catch_exceptions=False)
+
+
 def test_sixteen_bits_are_scanned_in_the_window_that_they_use(damaged: NDArray[np.uint8], tmp_path: Path) -> None:
     uri = save(tmp_path / "raw.zarr", damaged.astype(np.uint16) * 16 + 20000)
     assert set(scan(uri, str(tmp_path / "flags.csv"))["classes"]) >= {"blank", "fold", "missing"}

@@ -86,7 +86,9 @@ def plan(
     if target.exists() and '"zmend-plan/' not in target.read_text(errors="replace")[:4096]:
         raise UsageError(f"{target} is there and is no plan", why="it would be lost", do="name another file with --out")
     target.write_bytes(dump(made.plan))
-    document = planned(made, str(target), calibrate)
+    if calibrate:
+        _measure(made, as_json)
+    document = planned(made, str(target))
     if explain:
         from pipeline.explain import explain as reasons
 
@@ -94,17 +96,21 @@ def plan(
     say(document, as_json, show.plan)
 
 
-def planned(made: Any, file: str, measured: bool = False) -> dict[str, Any]:
-    """A proposal's plan, and what lies beside it, for people. measured: whether it is measured first what it takes."""
+def _measure(made: Any, quiet: bool) -> None:
+    """Measure the site, and keep that."""
+    from pipeline import show
+    from pipeline.calibrate import calibrate
+    from pipeline.rates import keep
+
+    with show.Progress(quiet=quiet) as progress:
+        keep(made.config.output.path, calibrate(made, progress))
+
+
+def planned(made: Any, file: str) -> dict[str, Any]:
+    """A proposal's plan, and what lies beside it, for people."""
     from pipeline.certificate import seconds
     from pipeline.forecast import forecast
     from pipeline.restorer import Needs
-
-    if measured:
-        from pipeline.calibrate import calibrate
-        from pipeline.rates import keep
-
-        keep(made.config.output.path, calibrate(made))
 
     header, asked = made.plan.header, made.config
     extra = seconds(Needs(**header["restorer"]), asked.certificate, asked.recipe.uncertainty)
