@@ -25,7 +25,7 @@ SQUARE = 0.85  # of the box around it: lost tiles fill theirs, saturated tissue 
 BESIDE, LITTLE = 0.5, 0.25  # doubt of what may be a doubtful place; and of places in sections that are damaged
 SURELY = 0.95  # doubt, beyond which one looks however little is to be flagged
 GLANCE = 0, 1  # places around a doubtful one that are looked at first, and around those that the network is shown
-GAZE = 2, 2  # the same where that makes one look closer
+GAZE = 1, 2  # the same where that makes one look closer
 MOVED = {"fold": 1, "crack": 3}  # px around what is seen of a band where tissue was moved, too
 RIM = 6  # px around lost tiles and background that look damaged for their edge
 MATTER, GREY = ("fold", "crack", "contamination"), ("contrast",)  # one pixel of damage may look like two of a kind
@@ -52,7 +52,7 @@ def places(view: View, z: int, fit: Sequence[bool]) -> Iterator[Finding]:
     # Where something may be wrong, more may be than what made one look.
     if _amount(_looked(trio, doubtful, GLANCE, bare)) >= view.t.glance:
         beside = before[:1] == [z - 1] and after[:1] == [z + 1]
-        looked = _looked(trio, doubt > LITTLE, GAZE, bare)
+        looked = _looked(trio, _beside(doubt), GAZE, bare)
         yield from _seen(z, trio[1], looked, view.t, 1.0 if beside else view.t.alone)
 
 
@@ -109,6 +109,14 @@ def _doubtful(doubt: NDArray[np.float32], t: Thresholds) -> Mask:
         if (here.max() > min(t.doubt, SURELY) and amount >= t.doubts) or amount >= t.many:
             doubtful[window] |= part
     return doubtful
+
+
+def _beside(doubt: NDArray[np.float32]) -> Mask:
+    """Places of a section that is damaged: with less doubt, but for what is nowhere as likely damaged as not."""
+    found = np.zeros(doubt.shape, bool)
+    for window, part in see.parts(doubt > BESIDE, doubt > LITTLE, 1):
+        found[window] |= part
+    return found
 
 
 @dataclass(frozen=True, slots=True)

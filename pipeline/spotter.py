@@ -25,6 +25,7 @@ PLACE = 16  # px: of what the scout says; edges are padded to multiples of it
 MOST = 8.0  # units of tissue: greys beyond it tell the networks nothing more
 STEPS, MIDDLE = 16, 128  # of a unit that the scout's bytes tell apart, and the byte of the section's median
 NEAR = np.ones((3, 3), np.uint8)
+SMALL, MOST_SIZES = 6 * PLACE, 12  # px, of either edge; and how many sizes, 2 MB each
 _own = threading.local()  # a network holds what it computes: one a thread
 
 
@@ -109,11 +110,20 @@ def _chance(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _run(name: str, shown: NDArray[np.float32]) -> NDArray[np.float32]:
-    networks = _own.__dict__
-    if name not in networks:
-        networks[name] = cv2.dnn.readNetFromONNX(np.frombuffer(_content(name), np.uint8))
-    networks[name].setInput(shown)
-    return np.asarray(networks[name].forward()[0], np.float32)
+    network = _network(name, shown.shape)
+    network.setInput(shown)
+    return np.asarray(network.forward()[0], np.float32)
+
+
+def _network(name: str, shape: tuple[int, ...]) -> Any:
+    """Of this thread. One that is shown another size makes room anew, which takes half as long as to look: so there are
+    some for the small sizes that are looked at most."""
+    networks = _own.__dict__.setdefault(name, {})
+    size = shape if max(shape) <= SMALL else ()
+    if size not in networks and len(networks) >= MOST_SIZES:
+        networks.pop(next(iter(networks)))
+    networks[size] = networks.pop(size, None) or cv2.dnn.readNetFromONNX(np.frombuffer(_content(name), np.uint8))
+    return networks[size]
 
 
 @functools.cache
