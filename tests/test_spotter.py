@@ -6,6 +6,7 @@ import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from pipeline import detectors as see
 from pipeline import spotter
 from pipeline.detect import detect
 from pipeline.errors import InputError
-from pipeline.places import Region, Shown, _seen
+from pipeline.places import Region, Shown, _beside, _doubtful, _seen
 from pipeline.thresholds import Thresholds
 from pipeline.view import Finding
 from tests.test_detect import tissue
@@ -145,3 +146,34 @@ def test_one_spot_is_a_speck_and_many_are_contamination() -> None:
     assert found.kind == "contamination" and found.score == pytest.approx(4 * one / t.together / t.contamination, rel=0.01)
     assert found.mask is not None and found.mask.sum() == 4 * 14 * 14
     assert spots(20, 0.6) == [], "places that are hardly more likely damaged than not do not add up"
+
+
+def test_one_looks_closer_around_what_is_as_likely_damaged_as_not() -> None:
+    doubt = np.zeros((12, 12), np.float32)
+    doubt[2, 2:5], doubt[2, 3], doubt[8, 8] = 0.3, 0.6, 0.4
+    assert np.array_equal(_beside(doubt), np.isin(doubt, np.float32([0.3, 0.6])))
+
+
+def test_many_places_of_less_doubt_are_looked_at_too() -> None:
+    t, doubt = Thresholds(), np.zeros((12, 12), np.float32)
+    doubt[2, 2:5], doubt[8, 2:5] = 0.75, 0.65
+    assert np.array_equal(_doubtful(doubt, t), doubt == np.float32(0.75))
+    doubt[8, :] = doubt[9, :] = 0.65
+    assert _doubtful(doubt, t)[8:10].all()
+    assert not _doubtful(np.full((1, 2), 0.9, np.float32), t).any(), "too few"
+    low = Thresholds.at(0.5)
+    assert low.doubt > 1 and _doubtful(np.full((3, 3), 0.99, np.float32), low).all(), "nothing is beyond all doubt"
+
+
+def test_networks_are_kept_for_few_sizes_and_say_the_same_as_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spotter, "_own", SimpleNamespace())
+    monkeypatch.setattr(spotter, "MOST_SIZES", 3)
+    rng = np.random.default_rng(0)
+    sizes = [(32, 48), (48, 48), (64, 32), (112, 64), (32, 48), (144, 32), (80, 96), (32, 48)]
+    images = {size: rng.standard_normal((3, *size)).astype(np.float32) for size in sizes}
+    first = {size: spotter.see(*images[size]) for size in sizes}
+    kept = spotter._own.__dict__["spotter.onnx"]
+    assert len(kept) == 3 and (1, 3, 32, 48) in kept and (1, 3, 144, 32) not in kept
+    for size in sizes:
+        monkeypatch.setattr(spotter, "_own", SimpleNamespace())
+        assert np.allclose(spotter.see(*images[size]), first[size], atol=1e-5)
