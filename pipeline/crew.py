@@ -69,9 +69,10 @@ class Crew:
                 now = time.monotonic()
                 for slab in queue.draw(LANES - len(hands), now) if not self.stopped() else ():
                     hands[pool.submit(task, slab.row())] = slab
+                patience = TICK_S if len(hands) == LANES else min(TICK_S, queue.wait_s(now))
                 if not hands:
-                    time.sleep(min(TICK_S, queue.wait_s(now)))
-                for done in wait(hands, min(TICK_S, queue.wait_s(now)), FIRST_COMPLETED).done:
+                    time.sleep(patience)
+                for done in wait(hands, patience, FIRST_COMPLETED).done:
                     slab = hands.pop(done)
                     if (error := done.exception()) is not None:
                         queue.settle(slab, attempts.judge(slab, Failure.of(error)), time.monotonic())
