@@ -183,6 +183,10 @@ def test_a_pack_that_was_taken_away_or_exchanged_breaks_the_chain(tmp_path: Path
     assert "does not follow the one before it" in Packs(made.files).faults()[0]
     second.write_bytes(kept)
     assert not Packs(made.files).faults()
+    third = packs(tmp_path)[-1]
+    moved = third.rename(third.with_name(third.name.replace("00000002-", "00000007-")))
+    assert "does not follow the one before it" in Packs(made.files).faults()[0], "what it names is there, but others are not"
+    moved.rename(third)
     (foreign,) = packs(tmp_path / "other")
     second.rename(tmp_path / "aside")
     (second.parent / foreign.name.replace("00000000-", "00000001-")).write_bytes(foreign.read_bytes())

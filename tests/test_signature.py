@@ -16,7 +16,8 @@ from pipeline.ledger import Ledger
 from pipeline.recipe import canonical
 from pipeline.revert import revert
 from pipeline.run import run
-from pipeline.signature import FIRST, private_key, public_key
+from pipeline.signature import FIRST, faults, private_key, public_key
+from pipeline.store import update_attrs
 from pipeline.summary import status
 from pipeline.verify import verify
 from tests.jobs import Job, build, command, put_back
@@ -66,6 +67,12 @@ def test_a_record_that_was_forged_in_every_digest_is_found(job: Job) -> None:
     found = verify(str(job.folder / "out.zarr"))
     assert [c["name"] for c in found["checks"] if not c["ok"]] == ["signature"]
     assert "records: not what was signed" in signature(job, "mine")["findings"][0]
+
+
+def test_another_plan_than_the_one_that_was_signed(job: Job) -> None:
+    out = str(job.folder / "out.zarr")
+    update_attrs(out, zmend={"head": "0" * 64})
+    assert faults(out) == ["plan: not what was signed"]
 
 
 def test_a_signature_that_was_edited_is_none(job: Job) -> None:

@@ -363,6 +363,14 @@ def test_a_cpu_worker_uses_all_threads_that_the_site_gives_it(client: Any) -> No
     assert threads == 2
 
 
+def test_the_lock_is_asked_for_before_each_chunk_and_the_record(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, out, asked = prepared(job), str(job.folder / "out.zarr"), []
+    monkeypatch.setattr(worker, "still_held", lambda *told: asked.append(told))
+    done = Task(replace(post(job, plan), lock="mine"), "a run")(plan.slabs[0].row())
+    chunks = Ledger(out).get(done["slab"])["chunks"]
+    assert asked == [(out, "mine")] * (sum(len(chunk) - 2 for chunk in chunks) + 1) and chunks, "of each array, and the record"
+
+
 def test_an_orphan_writes_nothing_once_its_run_has_lost_the_store(job: Job) -> None:
     """Its driver was killed, another run has taken the lock over, or has ended: neither a chunk nor a record."""
     plan = prepared(job)

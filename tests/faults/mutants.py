@@ -134,8 +134,8 @@ MUTANTS = [
     Mutant("ledger.py", "        reach(\"record\", record[\"slab\"])\n        self._fence()\n", "        reach(\"record\", record[\"slab\"])\n", LOCK + " test_worker.py faults/test_faults.py"),
     Mutant("packs.py", "            reach(\"pack\", f\"pack {number}\")\n            self._fence()\n", "            reach(\"pack\", f\"pack {number}\")\n", LOCK + " test_packs.py faults/test_faults.py"),
     Mutant("ledger.py", "            reach(\"pack\", slab_id)\n            self._fence()\n", "            reach(\"pack\", slab_id)\n", LOCK + " test_packs.py faults/test_faults.py"),
-    Mutant("worker.py", "if post.lock and name in (\"chunk\", \"record\"):", "if post.lock and name == \"chunk\":", "test_worker.py " + LOCK),
-    Mutant("worker.py", "if post.lock and name in (\"chunk\", \"record\"):", "if post.lock and name == \"record\":", "test_worker.py " + LOCK),
+    Mutant("worker.py", "if post.lock and name in (\"chunk\", \"record\"):", "if post.lock and name == \"chunk\":", "test_worker.py::test_the_lock_is_asked_for_before_each_chunk_and_the_record"),
+    Mutant("worker.py", "if post.lock and name in (\"chunk\", \"record\"):", "if post.lock and name == \"record\":", "test_worker.py::test_the_lock_is_asked_for_before_each_chunk_and_the_record"),
     Mutant("kept.py", "        moved = []\n        self._fence()\n", "        moved = []\n", LOCK + " test_revert.py faults/test_faults.py"),
     Mutant("merge.py", "    fence()\n    _sweep(target, kept)", "    _sweep(target, kept)", LOCK + " test_merge.py faults/test_faults.py"),
     # packs
