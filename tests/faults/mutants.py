@@ -19,7 +19,7 @@ class Mutant(NamedTuple):
 
 
 VERIFY = "test_lineage.py test_verify.py test_independent.py"
-REVERT = "test_state.py test_revert.py test_prune.py test_review.py test_signature.py"
+REVERT = "test_state.py test_prune.py test_revert.py test_review.py test_signature.py"
 DIGESTS = "test_digests.py test_verify.py test_independent.py"
 SEAL = "test_lineage.py test_seal.py test_independent.py"
 LOCK = "test_lock.py test_ledger.py faults/test_racing.py faults/test_writer_race.py"
