@@ -23,8 +23,8 @@ demo: env  ## mend a small phantom from end to end (CPU) and show the picture
 test: env  ## run the tests
 	$(PY) -m pytest -n 2 --dist loadfile
 
-faults: env  ## play seeded faults: 1,000 take an hour or two (COUNT=150 SEED=1 REPORT=build/faults.md)
-	$(PY) -m tests.faults --count $(COUNT) --seed $(SEED) --report $(REPORT)
+faults: env  ## play seeded faults: 1,000 take an hour (COUNT=150 SEED=1 REPORT=build/faults.md; OUT=build/faults.jsonl goes on where it stopped)
+	$(PY) -m tests.faults --count $(COUNT) --seed $(SEED) --report $(REPORT) $(if $(OUT),--out $(OUT))
 
 check: env  ## ruff, mypy --strict, import contracts
 	.venv/bin/ruff check .

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import pickle
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from pipeline.attempts import AGREE, CAP_S, HOPELESS, Attempts, Failure, Verdict, backoff_s, cause_of
+from pipeline.attempts import AGREE, CAP_S, HOPELESS, PASSING, Attempts, Cause, Failure, Verdict, backoff_s, cause_of
 from pipeline.box import Box
 from pipeline.errors import InputError, PlanChangedError, StoreLockedError, UnfitError, UnfitWorkerError, ZmendError
 from pipeline.plan import Slab
@@ -88,6 +88,13 @@ def test_each_cause_has_its_own_budget(cause: Any, tries: int) -> None:
     assert [(s.id, f.cause) for s, f in attempts.given_up] == [(slab().id, cause)]
 
 
+def test_what_may_have_passed_by_the_next_run_and_what_is_the_slabs_own() -> None:
+    assert {cause: cause in PASSING for cause in get_args(Cause)} == {
+        "transient": True, "lost": True, "memory": True, "error": False,
+        "fatal": False, "cut off": False, "unfit": False,  # for which no slab is ever given up
+    }  # fmt: skip
+
+
 def test_causes_are_counted_apart() -> None:
     attempts = fresh(transient=2, lost=2, memory=2, error=2)
     attempts.success(slab(9))
@@ -160,6 +167,18 @@ def test_an_outage_at_the_start_does_not_stop() -> None:
     attempts = fresh()
     for n in range(100):
         assert attempts.judge(slab(n), Failure("transient", "503")).again
+
+
+def test_an_outage_that_does_not_pass_does() -> None:
+    """The first two failures of a slab may be of the outage; from the third on each counts."""
+    attempts = fresh()
+    for n in range(5):
+        for _ in range(AGREE):
+            attempts.judge(slab(n), Failure("transient", "503"))
+    with pytest.raises(ZmendError, match="10 failures and no success"):
+        for more in range(1, 99):
+            attempts.judge(slab(more % 5), Failure("transient", "503"))
+    assert more == HOPELESS
 
 
 def test_ten_slabs_given_up_in_a_row_stop_even_late() -> None:
