@@ -157,11 +157,10 @@ MUTANTS = [
     # the order of runs
     Mutant("runlog.py", "return name if name > last else _after(last)", "return name", "test_state.py test_prune.py"),
     # sweeping and confining
-    Mutant("merge.py", "    if mine == kept:\n        return\n", "    return\n", "test_merge.py"),
-    Mutant("merge.py", "if cell not in target.touched and source.files.stat(source.key(cell)) is None:", "if source.files.stat(source.key(cell)) is None:", "test_merge.py"),
-    Mutant("merge.py", "if cell not in target.touched and source.files.stat(source.key(cell)) is None:", "if cell not in target.touched:", "test_merge.py"),
-    Mutant("merge.py", "        if stored.key.endswith(\".partial\"):\n            files.delete(stored.key)\n", "", "test_merge.py faults/test_faults.py"),
-    Mutant("merge.py", "        mine += cell is not None and cell not in target.touched", "        mine += cell is not None", "test_merge.py"),
+    Mutant("merge.py", "    if mine == kept:\n        return\n", "    return\n", "test_sweep.py test_merge.py"),
+    Mutant("merge.py", "if cell not in target.touched and source.files.stat(source.key(cell)) is None:", "if source.files.stat(source.key(cell)) is None:", "test_sweep.py test_merge.py"),
+    Mutant("merge.py", "if cell not in target.touched and source.files.stat(source.key(cell)) is None:", "if cell not in target.touched:", "test_sweep.py test_merge.py"),
+    Mutant("merge.py", "        if stored.key.endswith(\".partial\"):\n            files.delete(stored.key)\n", "", "test_sweep.py test_merge.py"),
     Mutant("ledger.py", "for part in (\"zmend\", \"labels\"))", "for part in (\"zmend\",))", "test_run.py faults/test_faults.py"),
     Mutant("store.py", "        shutil.rmtree(aside, ignore_errors=True)\n    for", "        pass\n    for", "test_merge.py test_run.py faults/test_faults.py"),
     Mutant("store.py", "        aside.unlink(missing_ok=True)\n", "        pass\n", "test_run.py faults/test_faults.py"),
