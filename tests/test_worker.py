@@ -312,6 +312,13 @@ def test_the_drivers_own_process_is_never_ended(job: Job, monkeypatch: pytest.Mo
     assert worker._EXIT.reason == ""
 
 
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has just ended: of an earlier test, perhaps
+        return ""
+
+
 @contextmanager
 def signalled(number: int, ready: Callable[[], bool]) -> Iterator[list[int]]:
     """Send a signal to one worker process of this one's children, once."""
@@ -320,7 +327,7 @@ def signalled(number: int, ready: Callable[[], bool]) -> Iterator[list[int]]:
     def wait() -> None:
         while not ready():
             time.sleep(0.01)
-        nannied = [p for p in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
+        nannied = [p for p in psutil.Process().children(recursive=True) if "spawn_main" in _command(p)]
         hit.append(nannied[0].pid)
         os.kill(nannied[0].pid, number)
 
