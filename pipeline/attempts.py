@@ -89,10 +89,13 @@ class Attempts:
         self._alike: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))  # slab, likeness: workers
         self._barren = self._dropped = self._unfit = 0  # failures, slabs given up, workers gone since a success
 
-    def success(self, slab: Slab) -> None:
-        """The slab is done: what was wrong with it is forgotten."""
-        self.succeeded = True
-        self._barren = self._dropped = self._unfit = 0
+    def success(self, slab: Slab, *, empty: bool = False) -> None:
+        """The slab is done: what was wrong with it is forgotten. empty: there was nothing to restore in it, so that it
+        says nothing of the others.
+        """
+        if not empty:
+            self.succeeded = True
+            self._barren = self._dropped = self._unfit = 0
         self._tries.pop(slab.id, None)
         self._alike.pop(slab.id, None)
 

@@ -77,7 +77,7 @@ class Crew:
                     if (error := done.exception()) is not None:
                         queue.settle(slab, attempts.judge(slab, Failure.of(error)), time.monotonic())
                     else:
-                        attempts.success(slab)
+                        attempts.success(slab, empty=_empty(done.result()))
                         queue.settle(slab)
                         yield done.result()
 
@@ -100,7 +100,7 @@ class Crew:
                     queue.settle(slab, verdict, time.monotonic())
                 else:
                     pace.done(time.monotonic(), took)
-                    attempts.success(slab)
+                    attempts.success(slab, empty=_empty(outcome))
                     queue.settle(slab)
                     yield outcome
 
@@ -116,6 +116,10 @@ class Crew:
             self._client = self._ends.enter_context(connect(self.site, self.tell))
         return self._client
 
+
+def _empty(outcome: dict[str, Any]) -> bool:
+    """Whether a slab held nothing to restore: a part of a tile that its flag's mask leaves out."""
+    return "voxels" in outcome and not any(outcome["voxels"].values())
 
 
 class Roll:

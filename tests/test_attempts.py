@@ -193,6 +193,15 @@ def test_ten_slabs_given_up_in_a_row_stop_even_late() -> None:
         attempts.judge(slab(50), Failure("error", "x"))
 
 
+def test_a_slab_without_anything_to_restore_says_nothing_of_the_others() -> None:
+    attempts = fresh(error=9)
+    for n in range(HOPELESS - 1):
+        attempts.judge(slab(n), Failure("error", "x"))
+        attempts.success(slab(90 + n), empty=True)
+    with pytest.raises(ZmendError, match="10 failures and no success"):
+        attempts.judge(slab(50), Failure("error", "x"))
+
+
 @pytest.mark.parametrize(("hope", "succeeded", "strict", "stops"), [(0, 0, 0, 1), (1, 0, 0, 0), (0, 1, 0, 0), (1, 1, 1, 1)])
 def test_a_run_in_which_nothing_came_of_anything_fails(hope: int, succeeded: int, strict: int, stops: int) -> None:
     attempts = Attempts(Budgets.model_validate({"error": 1}), lambda _: None, hope=bool(hope))
