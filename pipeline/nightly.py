@@ -122,7 +122,7 @@ class Nightly:
         """Write the page. Cycles may be seconds apart, and clocks go back."""
         told["ended"] = _now()
         name = time.strftime("%Y%m%dT%H%M%S")
-        names = (f"{name}{more}.md" for more in ("", *(f"-{n}" for n in range(1, 1000))))
+        names = (f"{name}{more}.md" for more in ("", *(f"_{n:03}" for n in range(1, 1000))))  # "_" sorts after "."
         file = next(self.folder / n for n in names if not (self.folder / n).exists())
         told["page"], told["headline"] = str(file), headline(told)
         file.write_text(page(told))

@@ -194,6 +194,14 @@ def test_a_volume_that_shrinks_says_what_to_type(stack: NDArray[np.uint8], tmp_p
     assert nightly(tmp_path)[0]["verify"]["ok"] and voxels(tmp_path / "mended.zarr").shape[0] == 7
 
 
+def test_pages_of_one_second_lie_in_order(stack: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "raw.zarr", stack[:6])
+    config(tmp_path)
+    monkeypatch.setattr("pipeline.nightly.time.strftime", lambda *_: "20261122T020001")
+    names = [Path(nightly(tmp_path)[0]["page"]).name for _ in range(3)]
+    assert names == sorted(names) and len(set(names)) == 3
+
+
 def test_the_page_stays_a_page() -> None:
     rows = [{"z_start": z, "class": "fold", "note": "a\nb"} for z in range(500)]
     scan = {"looked_at": 500, "sections": 500, "added": 500, "gone": 0, "flags": "flags.csv", "new": rows, "held": list(range(99)), "moves": [{"section": 7, "far": "by 50 px (y +30, x -40)"}]}
