@@ -42,8 +42,8 @@ def test_zmend_and_its_peer_restore_the_same_voxels(monkeypatch: pytest.MonkeyPa
 def test_the_least_bytes_are_less_than_what_was_moved_and_not_by_magnitudes() -> None:
     rows = bytes_moved.measure()["rows"]
     assert [r["stage"] for r in rows] == ["restore", "merge"] * len(LAYOUTS)
-    for row in rows:  # documents are most of what so small a volume moves
-        assert row["read_ratio"] > 1 and row["read_mb"] < row["least_read_mb"] + 0.6
+    for row in rows:  # documents, and those of the packages that are named in them, are most of what so small a volume moves
+        assert row["read_ratio"] > 1 and row["read_mb"] < row["least_read_mb"] + 0.9
         assert row["written_ratio"] > 1 and row["written_mb"] < row["least_written_mb"] + 0.3
         assert row["least_written_mb"] == row["read_back_mb"]
 
