@@ -18,6 +18,7 @@ import numpy as np
 
 from pipeline.box import ZYX, Box
 from pipeline.detect import judge, margin
+from pipeline.lanes import go_on
 from pipeline.look import Look, read, scan_shape
 from pipeline.maskfile import TILE, bits, write_masks
 from pipeline.plan import Slab, runs
@@ -62,6 +63,7 @@ class Task:
         answer: dict[str, Any] = {"slab": cell.id, "findings": [], "jumps": [], "bytes_read": 0}
         masks = Volume.open(self.look.masks, writable=True)
         for core, view in _views(source, self.look, box):
+            go_on()  # a cell may take a minute: who stops at once does not wait for it
             first = view.first
             found, jumps = judge(view, range(core.start - first, core.stop - first), mapped(self.look.threads))
             here = [replace(f, z=f.z + first) for f in found]

@@ -60,12 +60,13 @@ class HaltError(Exception):
 
 @contextmanager
 def halted() -> Iterator[None]:
-    """Within, no lane of this process calls its restorer again: its slab is not done."""
+    """Within, no lane of this process calls its restorer again: its slab is not done.
+
+    It stays so for who is interrupted meanwhile: some lanes still run, and the process ends.
+    """
     _HALT.set()
-    try:
-        yield
-    finally:
-        _HALT.clear()
+    yield
+    _HALT.clear()
 
 
 def go_on() -> None:

@@ -20,6 +20,7 @@ from pipeline.seal import broken
 from pipeline.summary import environment
 
 FLUSH_S = 10.0  # what a killed run may lose of its log on an object store
+RUN_NAME = re.compile(r"\d{8}T\d{6}-")  # what else somebody puts there is no run
 AT_ONCE = ("begin", "warning", "failure", "end")
 
 
@@ -28,7 +29,7 @@ def new_name(out: str) -> str:
     clocks are set back, every autumn too. For the holder of the store's lock."""
     now = time.time_ns()
     name = f"{time.strftime('%Y%m%dT%H%M%S', time.localtime(now // 10**9))}-{now % 10**9 // 60:06x}"
-    last = max((Files(out) / "zmend/runs").names() or (), default="")
+    last = max((n for n in (Files(out) / "zmend/runs").names() or () if RUN_NAME.match(n)), default="")
     return name if name > last else _after(last)
 
 

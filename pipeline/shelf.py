@@ -4,7 +4,7 @@
       │ ▒ │   ▒   │ ▒ │   and of chunks that are many sections deep other sections may be wanted, too. Whoever decodes
       ├───┼───────┼───┤   such a chunk leaves here what others want of it. What was not asked for longest goes first.
       │ ▒ │  own  │ ▒ │
-      └───┴───────┴───┘   A shelf is made for one run and ends with it: what was there before a run it cannot tell.
+      └───┴───────┴───┘   A shelf is of one run: the next one makes its own. What may be absent is never kept.
 """
 
 from __future__ import annotations
@@ -105,6 +105,8 @@ class Shelf:
                         self._keep(chunk, order.cut(chunk, voxels, box))
 
     def _keep(self, chunk: ZYX, kept: Kept) -> None:
+        if (kept.voxels == self.volume.fill_value).all():
+            return  # it may be absent, and there by the time that the next one asks: he shall not take this for tissue
         with self._lock:
             before = self._kept.pop(chunk, None)
             self._kept[chunk] = kept
@@ -151,8 +153,11 @@ class _Order:
 
     def parts(self, some: Rectangle) -> Iterator[Rectangle]:
         """A rectangle, in halves where it is too large to be read at once."""
-        (_, y, x), size = some, self.box(some).size * self._itemsize
-        if size > AT_ONCE and y[1] - y[0] > 1:
+        (z, y, x), size = some, self.box(some).size * self._itemsize
+        if size > AT_ONCE and z[1] - z[0] > 1:
+            middle = sum(z) // 2
+            halves = some._replace(z=(z[0], middle)), some._replace(z=(middle, z[1]))
+        elif size > AT_ONCE and y[1] - y[0] > 1:
             middle = sum(y) // 2
             halves = some._replace(y=(y[0], middle)), some._replace(y=(middle, y[1]))
         elif size > AT_ONCE and x[1] - x[0] > 1:

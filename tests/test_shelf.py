@@ -140,6 +140,33 @@ def test_who_waits_for_a_read_that_fails_reads_itself(tmp_path: Path) -> None:
     np.testing.assert_array_equal(shelf.read(box, nobody), plain.read(box))
 
 
+def test_a_chunk_that_arrives_during_a_run_is_read_when_it_is_there(tmp_path: Path) -> None:
+    """Of what was absent nothing is kept: zeros on a shelf would be taken for tissue as soon as the chunk is there."""
+    plain, nobody = volume(tmp_path, "1 deep"), Box((0, 0, 0), (1, 0, 0))
+    late, aside = tmp_path / "v.zarr/c/5/0/0", tmp_path / "late"
+    late.rename(aside)
+    shelf, box = Shelf(Volume.open(tmp_path / "v.zarr"), 1 << 30), Box((5, 0, 0), (6, 128, 128))
+    assert not shelf.read(box, nobody)[0, :64, :64].any()
+    aside.rename(late)
+    np.testing.assert_array_equal(shelf.read(box, nobody), plain.read(box))
+
+
+def test_deep_reads_are_parted_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, nobody = volume(tmp_path, "1 deep"), Box((0, 0, 0), (1, 0, 0))
+    monkeypatch.setattr("pipeline.shelf.AT_ONCE", 1)
+    asked: list[int] = []
+
+    class Told(Volume):
+        def read(self, box: Box) -> np.ndarray:
+            asked.append(box.size)
+            return super().read(box)
+
+    box = Box((0, 0, 0), (9, 100, 100))
+    found = Shelf(Told(str(tmp_path / "v.zarr"), 0, None, False, False), 1 << 30).read(box, nobody)
+    np.testing.assert_array_equal(found, plain.read(box))
+    assert max(asked) <= 64 * 64
+
+
 # --- in a run
 
 

@@ -62,6 +62,8 @@ def test_names_of_runs_follow_each_other_whatever_the_clock_says(tmp_path: Path,
         made.append(new_name(str(tmp_path)))
         (tmp_path / "zmend/runs" / made[-1]).mkdir(parents=True)
     assert made == sorted(set(made)), "in the order in which they began, none twice"
+    (tmp_path / "zmend/runs/old").mkdir()
+    assert new_name(str(tmp_path))[:15] <= max(made)[:15], "what is no run's name is passed over"
     assert made[4][:15] == time.strftime("%Y%m%dT%H%M%S", time.localtime(begun // 10**9 + 5)), "the clock's, where it goes on"
 
 
