@@ -1,5 +1,7 @@
 """The driver alone: slabs that do nothing, and slabs that sleep, through a crew, beside plain dask and daisy.
 
+Slabs that take no time travel in parcels; `crew, one by one` is what they cost where they take so long that they do not.
+
 Each measurement is a process of its own, since memory's high-water mark never falls. Driver and scheduler are one
 process here, as on a laptop; workers are others. Set DAISY_PYTHON to an interpreter that has daisy to measure it too.
 """
@@ -18,10 +20,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 SIZES = tuple(int(n) for n in os.environ.get("SCHEDULING_SIZES", "1000,10000,100000").split(","))
-PLAIN_UP_TO = 100_000  # plain dask keeps everything that it is given: more would take gigabytes
+PLAIN_UP_TO = int(os.environ.get("PLAIN_UP_TO", 100_000))  # plain dask keeps all that it is given: a million take 9 GB
 WORKERS = 2
 SLEEP_S, PER_WORKER = 0.5, 40
-WAYS = ("crew", "map in a window", "map", "daisy")
+WAYS = ("crew", "crew, one by one", "map in a window", "map", "daisy")
 
 
 class Noop:
@@ -135,10 +137,10 @@ def _one(way: str, n: int) -> dict[str, float] | None:
     """One measurement in a process of its own; None where it cannot be had."""
     if way == "daisy":
         python = os.environ.get("DAISY_PYTHON")
-        command = [python, "-c", _DAISY, str(n), str(WORKERS)] if python and n <= PLAIN_UP_TO else []
+        command = [python, "-c", _DAISY, str(n), str(WORKERS)] if python else []
     else:
         command = [sys.executable, "-m", "benchmarks.scheduling", way, str(n), str(WORKERS), "Noop"]
-        command = [] if way != "crew" and n > PLAIN_UP_TO else command
+        command = [] if way == "map" and n > PLAIN_UP_TO else command
     if not command:
         return None
     with TemporaryDirectory() as aside:  # daisy leaves logs where it runs
@@ -188,8 +190,11 @@ def table(found: dict[str, Any]) -> str:
 if __name__ == "__main__":
     way, n, workers, kind = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     from benchmarks import scheduling  # so that workers find the task by its name
+    from pipeline import pace
 
     task = getattr(scheduling, kind)()
+    if way == "crew, one by one":
+        pace.PARCELS = sys.maxsize
     window = {"map": 0, "map in a window": 64 * workers}
-    made = _crew(n, workers, task) if way == "crew" else _plain(n, workers, task, window[way])
+    made = _plain(n, workers, task, window[way]) if way in window else _crew(n, workers, task)
     print(json.dumps(made))

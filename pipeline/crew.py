@@ -90,8 +90,7 @@ class Crew:
             if self.stopped() and not roll.workers:
                 return  # what was sent is in nobody's hand: it would wait for workers that are still in a queue
             if not self.stopped() and not roll.cut_off:
-                window = pace.window(max(1, len(roll.workers)))
-                flight.send(queue.draw(window - len(flight), now), queue.avoid, roll.workers, now)
+                _send(flight, queue, pace, roll.workers, now)
                 self._copy_late(flight, pace, roll, now)
             for slab, took, outcome in flight.land(min(TICK_S, queue.wait_s(now))):
                 if isinstance(outcome, Failure):
@@ -115,6 +114,17 @@ class Crew:
         if self._client is None:
             self._client = self._ends.enter_context(connect(self.site, self.tell))
         return self._client
+
+
+def _send(flight: Flight, queue: Queue, pace: Pace, workers: tuple[str, ...], now: float) -> None:
+    """Fill the window. What came back undone goes by itself: it may take along those that it travels with."""
+    fresh, number = list[Slab](), max(1, len(workers))
+    for slab in queue.draw(pace.window(number) - len(flight), now):
+        if slab.id in queue.back:
+            flight.send_again(slab, queue.back[slab.id], workers, now)
+        else:
+            fresh.append(slab)
+    flight.send(fresh, pace.together(number), now)
 
 
 def _empty(outcome: dict[str, Any]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -14,32 +14,44 @@ from pipeline.attempts import Failure
 from pipeline.plan import Slab
 
 GATHER_S = 20.0  # for results of a few hundred bytes; what has not come by then is on a worker that is gone
-TOGETHER_S = 0.02  # what comes within so little of another is fetched with it: many cost as much as one
+TOGETHER_S = 0.005  # what comes within so little of another is fetched with it: many cost as much as one
 CUT_OFF = Failure("cut off", "the scheduler could not be reached any more")
 NUMBER, ME = count(), uuid4().hex[:12]  # no key twice: who still knows it answers with what it was
+NOT_BEGUN = Failure("cut off", "a slab before it failed")
 LOST_RESULT = "what the worker had just finished cannot be had from it: it died, or does not answer"
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A task that never raises: a failure is told as data, judged where the error's own package is at hand."""
+    """The task on one slab after another, up to the first that fails: after that the process may be of no use. It never
+    raises: a failure is told as data, judged where the error's own package is at hand."""
 
     task: Callable[[list[Any]], Any]
 
-    def __call__(self, row: list[Any]) -> Any:
+    def __call__(self, parcel: Parcel) -> list[Any]:
         from distributed import get_worker
 
-        try:
-            return self.task(row)
-        except Exception as error:
-            return Failure.of(error, get_worker().address)
+        outcomes: list[Any] = []
+        for row in parcel.rows:
+            try:
+                outcomes.append(self.task(row))
+            except Exception as error:
+                return [*outcomes, Failure.of(error, get_worker().address)]
+        return outcomes
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """Slabs that travel together, as rows. No list: dask would look through it for what it must wait for."""
+
+    rows: list[list[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Trip:
-    """One slab sent to the workers, once."""
+    """Slabs sent to a worker together, once."""
 
-    slab: Slab
+    slabs: Sequence[Slab]
     future: Any
     sent: float
 
@@ -58,26 +70,25 @@ class Flight:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def send(self, slabs: Iterable[Slab], avoid: Mapping[str, str], workers: Sequence[str], now: float) -> None:
-        """Send slabs on their way; one that failed on a worker goes to another, if there is one."""
-        free: list[Slab] = []
-        for slab in slabs:
-            others = [w for w in workers if w != avoid.get(slab.id)] if slab.id in avoid else []
-            if others:
-                self._map([slab], now, workers=others, allow_other_workers=True)
-            else:
-                free.append(slab)
-        self._map(free, now)
+    def send(self, fresh: Sequence[Slab], together: int, now: float) -> None:
+        """Send slabs on their way, so many together."""
+        self._map([fresh[n : n + together] for n in range(0, len(fresh), together)], now)
 
-    def _map(self, slabs: Sequence[Slab], now: float, **where: Any) -> None:
-        if not slabs:
+    def send_again(self, slab: Slab, avoid: str, workers: Sequence[str], now: float) -> None:
+        """Send a slab that came back, by itself; not to a worker that is to be avoided, if there is another."""
+        others = [w for w in workers if w != avoid] if avoid else []
+        self._map([[slab]], now, **({"workers": others, "allow_other_workers": True} if others else {}))
+
+    def _map(self, parcels: Sequence[Sequence[Slab]], now: float, **where: Any) -> None:
+        if not parcels:
             return
-        keys = [(f"slab-{next(NUMBER)}-{ME}", s.id) for s in slabs]
-        rows = [s.row() for s in slabs]
+        keys = [(f"slab-{next(NUMBER)}-{ME}", slabs[0].id) for slabs in parcels]
+        rows = [Parcel([slab.row() for slab in slabs]) for slabs in parcels]
         futures = self._client.map(self._attempt, rows, key=keys, retries=0, pure=False, **where)
-        for slab, key, future in zip(slabs, keys, futures, strict=True):
-            self._trips[key] = Trip(slab, future, now)
-            self._keys.setdefault(slab.id, []).append(key)
+        for slabs, key, future in zip(parcels, keys, futures, strict=True):
+            self._trips[key] = Trip(slabs, future, now)
+            for slab in slabs:
+                self._keys.setdefault(slab.id, []).append(key)
         self._done.update(futures)
 
     def alone(self) -> dict[str, float]:
@@ -95,8 +106,9 @@ class Flight:
         for slab_id in late:
             (key,) = self._keys[slab_id]
             slow = holders.get(key, "")
-            self._map([self._trips[key].slab], now, workers=[w for w in workers if w != slow])
-            yield self._trips[key].slab, slow
+            (slab,) = (s for s in self._trips[key].slabs if s.id == slab_id)
+            self._map([[slab]], now, workers=[w for w in workers if w != slow])
+            yield slab, slow
 
     def land(self, patience_s: float) -> Iterator[tuple[Slab, float, Any]]:
         """Slabs that came back, waiting so long for the first: the slab, s since it was sent, result or Failure."""
@@ -109,25 +121,41 @@ class Flight:
             time.sleep(TOGETHER_S)
         keys = [f.key for f in self._done.next_batch(block=False) if f.key in self._trips]
         now = time.monotonic()
-        for key, outcome in zip(keys, self._outcomes([self._trips[k].future for k in keys]), strict=True):
+        for key, outcomes in zip(keys, self._outcomes([self._trips[k] for k in keys]), strict=True):
             trip = self._trips.pop(key, None)
-            if trip is None:  # its copy came in this very batch
+            if trip is None:  # copies of all that it held came in this very batch
                 continue
-            others = [k for k in self._keys.pop(trip.slab.id) if k != key]
-            if others and isinstance(outcome, Failure) and outcome.cause != "fatal":
-                self._keys[trip.slab.id] = others  # the copy may make it
-                continue
-            for k in others:  # who was first counts
-                self._client.cancel([self._trips.pop(k).future])
-            yield trip.slab, now - trip.sent, outcome
+            not_begun = [NOT_BEGUN] * (len(trip.slabs) - len(outcomes))
+            for slab, outcome in zip(trip.slabs, [*outcomes, *not_begun], strict=True):
+                held = self._keys.get(slab.id, [])
+                if key not in held:  # its copy was first
+                    continue
+                held.remove(key)
+                if held and isinstance(outcome, Failure) and outcome.cause != "fatal":
+                    continue  # the copy may make it
+                del self._keys[slab.id]
+                for other in held:
+                    self._give_up(other)
+                yield slab, now - trip.sent, outcome
 
-    def _outcomes(self, futures: list[Any]) -> list[Any]:
+    def _give_up(self, key: Any) -> None:
+        """Call a trip back of which nothing is wanted any more."""
+        if not any(key in self._keys.get(slab.id, ()) for slab in self._trips[key].slabs):
+            self._client.cancel([self._trips.pop(key).future])
+
+    def _outcomes(self, trips: Sequence[Trip]) -> list[list[Any]]:
         """Results, or what failed. In one go for those that finished; nothing is kept once it is here."""
-        finished = [f for f in futures if f.status == "finished"]
+        finished = [trip.future for trip in trips if trip.future.status == "finished"]
         results = dict(zip((f.key for f in finished), self._gather(finished), strict=True))
-        return [results[f.key] if f.key in results else self._failure(f) for f in futures]
+        return [self._outcome(trip, results.get(trip.future.key)) for trip in trips]
 
-    def _gather(self, futures: list[Any]) -> list[Any]:
+    def _outcome(self, trip: Trip, result: list[Any] | Failure | None) -> list[Any]:
+        """Of each of its slabs; of fewer where the others were not begun."""
+        if isinstance(result, list):
+            return result
+        return [result or self._failure(trip.future)] * len(trip.slabs)
+
+    def _gather(self, futures: list[Any]) -> list[list[Any] | Failure]:
         if not futures:
             return []
         coming = asyncio.run_coroutine_threadsafe(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import flagfile
+from pipeline import flagfile, planfile
 from pipeline.box import ZYX, Box
 from pipeline.config import Config
 from pipeline.cost import Load
@@ -29,7 +29,7 @@ from pipeline.lattice import Geometry
 from pipeline.ledger import Ledger
 from pipeline.merge import check_mergeable
 from pipeline.plan import Fingerprint, Plan, make
-from pipeline.planfile import dump, plan_path, read_plan
+from pipeline.planfile import plan_path, read_plan
 from pipeline.quick import at_home
 from pipeline.recipe import Recipe, digest, reseeded
 from pipeline.restorer import Needs, Restorer, load, proven
@@ -287,7 +287,7 @@ def install(proposal: Proposal) -> None:
         update_attrs(config.output.path, zmend={"batch": plan.header["recipe"]["batch"]})
     zmend = Files(config.output.path) / "zmend"
     zmend.keep(f"flags/{proposal.flags.digest}.csv", flags_text(proposal.flags).encode())
-    zmend.keep(f"plans/{plan.hash}.json", dump(plan))
+    planfile.put(config.output.path, plan)
 
 
 def empty(plan: Plan) -> Plan:
@@ -313,8 +313,7 @@ def keep_plan(out: str, plan: Plan) -> None:
     zmend = Files(out) / "zmend"
     if not plan.header["flags"]["count"]:
         zmend.keep(f"flags/{plan.header['flags']['digest']}.csv", flags_text(Flags.of([])).encode())
-    if zmend.stat(f"plans/{plan.hash}.json") is None:
-        zmend.keep(f"plans/{plan.hash}.json", dump(plan))
+    planfile.put(out, plan)
 
 
 def flags_text(flags: Flags) -> str:

@@ -43,16 +43,29 @@ class Layout:
         inside = all(i * g < s for i, g, s in zip(index, self.grain, self.shape, strict=True))
         return index if inside and self.key(index) == key else None
 
-    def indices(self, folder: str, names: Sequence[str]) -> NDArray[np.int64]:
-        """(n, axes) the grain cells that the objects of a folder hold: `index` of each that is a chunk."""
-        first = self.index(f"{folder}0") if self.separator == "/" else None
-        last = _counts(names) if first else None
-        if first is None or last is None:  # something else lies there too
-            one_by_one = [index for name in names if (index := self.index(folder + name)) is not None]
+    def indices(self, folders: Sequence[tuple[str, Sequence[str]]]) -> NDArray[np.int64]:
+        """(n, axes) the grain cells that the objects of some folders hold: `index` of each that is a chunk.
+
+        A folder is the beginning of its objects' keys, and what they are named after it.
+        """
+        heads = self._heads([folder for folder, _ in folders]) if self.separator == "/" else None
+        last = _counts([name for _, names in folders for name in names]) if heads is not None else None
+        if heads is None or last is None:  # something else lies there too
+            keys = (folder + name for folder, names in folders for name in names)
+            one_by_one = [index for key in keys if (index := self.index(key)) is not None]
             return np.array(one_by_one, np.int64).reshape(-1, len(self.shape))
-        found = np.empty((len(last), len(first)), np.int64)
-        found[:, :-1], found[:, -1] = first[:-1], last
-        return found[found[:, -1] * self.grain[-1] < self.shape[-1]]
+        found = np.empty((len(last), len(self.shape)), np.int64)
+        found[:, :-1], found[:, -1] = heads.repeat([len(names) for _, names in folders], axis=0), last
+        return found[(found * self.grain < self.shape).all(1)]
+
+    def _heads(self, folders: Sequence[str]) -> NDArray[np.int64] | None:
+        """(n, axes - 1) the numbers in the names of folders; None where one of them holds no chunks."""
+        axes = len(self.shape) - 1
+        parts = [folder.removeprefix(self.prefix).split("/") for folder in folders]
+        if not all(f.startswith(self.prefix) and len(p) == axes + 1 for f, p in zip(folders, parts, strict=True)):
+            return None
+        counts = _counts([part for some in parts for part in some[:-1]])
+        return None if counts is None else counts.reshape(-1, axes)
 
 
 TENS = 10 ** np.arange(1, 19)
@@ -61,6 +74,8 @@ TENS = 10 ** np.arange(1, 19)
 def _counts(names: Sequence[str]) -> NDArray[np.int64] | None:
     """(n,) the numbers that these are, written as Python writes them; None where one of them is not."""
     digits = "".join(names)
+    if not names:
+        return np.empty(0, np.int64)
     if not digits.isascii() or not digits.isdecimal() or max(map(len, names)) > 18 or not all(names):
         return None
     found = np.array(list(map(int, names)), np.int64)

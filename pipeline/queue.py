@@ -15,7 +15,7 @@ class Queue:
     """First what waited out its delay, then one that workers died under, then fresh ones. Times in s of one clock."""
 
     def __init__(self, todo: Iterable[Slab]) -> None:
-        self.avoid: dict[str, str] = {}  # slab's id: the worker on which it failed
+        self.back: dict[str, str] = {}  # slabs that came back undone, by id: the worker that each is to avoid, or ""
         self._fresh = iter(todo)
         self._later: list[tuple[float, int, Slab]] = []  # when, tie, slab
         self._tie = count()
@@ -53,11 +53,10 @@ class Queue:
         """A slab came back: done (no verdict), or as the verdict says."""
         if slab.id == self._tried:
             self._tried = ""
-        self.avoid.pop(slab.id, None)
+        self.back.pop(slab.id, None)
         if verdict is None or not verdict.again:
             return
-        if verdict.avoid:
-            self.avoid[slab.id] = verdict.avoid
+        self.back[slab.id] = verdict.avoid
         if verdict.alone:
             self._suspects.append(slab)
         else:

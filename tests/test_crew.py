@@ -17,7 +17,7 @@ from distributed.scheduler import TaskGroup
 from distributed.utils import key_split
 
 from pipeline import cluster, crew, pace
-from pipeline.attempts import Attempts
+from pipeline.attempts import Attempts, Failure
 from pipeline.box import Box
 from pipeline.crew import Crew, Roll
 from pipeline.errors import UnfitError, ZmendError
@@ -309,21 +309,78 @@ def test_a_slab_that_is_sent_again_for_something_else_does_not_bring_what_it_bro
     site = Site(workers=1)
     with cluster.connect(site) as client:
         before, after = (Flight(client, toys.Echo()) for _ in range(2))
-        before.send(Slabs(1), {}, (), 0.0)
+        before.send(list(Slabs(1)), 1, 0.0)
         while not (trip := next(iter(before._trips.values()))).future.done():
             time.sleep(0.01)
-        after.send(Slabs(1), {}, (), 0.0)
+        after.send(list(Slabs(1)), 1, 0.0)
         (again,) = after._trips.values()
         assert again.future.key != trip.future.key
         assert key_split(again.future.key) == key_split(trip.future.key) == "slab", "dask learns how long slabs take"
         assert next(after.land(20))[2]["slab"] == next(before.land(20))[2]["slab"]
 
 
+def landed(flight: Flight) -> dict[str, Any]:
+    """Everything that comes back, by slab."""
+    found: dict[str, Any] = {}
+    while flight:
+        for slab, _, outcome in flight.land(20):
+            assert slab.id not in found, "once"
+            found[slab.id] = outcome
+    return found
+
+
+def test_slabs_that_a_parcel_had_not_begun_when_one_failed_are_not_blamed(tmp_path: Path) -> None:
+    with cluster.connect(Site(workers=1)) as client:
+        flight = Flight(client, toys.Poisoned(str(tmp_path), victim=5))
+        flight.send(list(Slabs(10)), 4, 0.0)
+        assert len(flight) == 10
+        assert [len(trip.slabs) for trip in flight._trips.values()] == [4, 4, 2]
+        found = landed(flight)
+    causes = {int(slab, 16): o.cause for slab, o in found.items() if isinstance(o, Failure)}
+    assert causes == {5: "error", 6: "cut off", 7: "cut off"}
+    assert {int(slab, 16) for slab in found} == set(range(10))
+
+
+def test_a_late_slab_of_a_parcel_gets_a_copy_and_its_companions_come_once(tmp_path: Path) -> None:
+    with cluster.connect(Site(workers=2)) as client:
+        flight = Flight(client, toys.Slowed(str(tmp_path), victim=1))
+        flight.send(list(Slabs(3)), 3, 0.0)
+        while not (tmp_path / "slow").exists():
+            time.sleep(0.01)
+        workers = list(client.scheduler_info(n_workers=-1)["workers"])
+        for n in (1, 2):  # the third waits behind the second
+            ((slab, slow),) = flight.copy([f"{n:032x}"], workers, 0.0)
+            assert int(slab.id, 16) == n
+            assert slow in workers
+        assert flight.alone() == {f"{0:032x}": 0.0}
+        first = [slab.id for _ in range(2) for slab, *_ in flight.land(20)]
+        assert first == [f"{1:032x}", f"{2:032x}"]
+        assert len(flight._trips) == 1, "of the parcel, the first is still wanted"
+        flight.copy([f"{0:032x}"], workers, 0.0).__next__()
+        assert list(landed(flight)) == [f"{0:032x}"]
+        assert not flight._trips, "and then nothing of it"
+
+
+@pytest.mark.parametrize("kind", [toys.Echo, toys.Poisoned])
+def test_a_worker_that_is_killed_over_parcels_costs_no_slab(kind: type[toys.Echo], tmp_path: Path) -> None:
+    """Thousands of quick slabs travel in parcels; one of them may fail wherever it is tried."""
+
+    def kill(run: Run) -> None:
+        if len(run.done) == 3000:
+            os.kill(run.done[-1]["pid"], 9)
+
+    run = Run(kind(str(tmp_path), victim=700), 6000, error=9, lost=9)(kill)
+    assert run.once_each(but=700 if kind is toys.Poisoned else -1)
+    assert len(run.attempts.given_up) == (kind is toys.Poisoned)
+    blamed = {f["cause"] for f in run.kinds("failure") if f["slab"] != f"{700:032x}"}
+    assert blamed <= {"lost"}
+
+
 def test_of_slabs_that_are_done_the_scheduler_keeps_nothing() -> None:
     """It kept 2 kB of each: its groups, in a span and in a computation, for pages that show them."""
     with cluster.connect(Site(workers=1)) as client:
         flight = Flight(client, toys.Echo())
-        flight.send(Slabs(60), {}, (), 0.0)
+        flight.send(list(Slabs(60)), 1, 0.0)
         while flight:
             assert all(outcome["slab"] for *_, outcome in flight.land(20))
         while sum(type(thing) is TaskGroup for thing in gc.get_objects()) > 3:  # isinstance would wake lazy modules

@@ -22,8 +22,23 @@ def test_three_slabs_a_worker_are_in_flight() -> None:
 
 
 def test_quick_slabs_fill_the_way_to_the_workers() -> None:
-    assert paced(*[0.01] * 100, every=0.01).window(2) == math.ceil(0.5 * 100 / 0.99)
-    assert paced(*[0.01] * 100, every=1e-6).window(2) == 128, "and there is a bound"
+    assert paced(*[0.01] * 100, every=0.01).window(2) == 50
+    assert paced(*[0.01] * 100, every=1e-6).window(2) == 384, "and there is a bound"
+
+
+def test_quick_slabs_travel_together_and_others_alone() -> None:
+    assert Pace().together(1) == 1
+    assert paced(*[30.0] * 20).together(4) == 1
+    assert paced(*[0.01] * 100, every=0.01).together(2) == 50 // 12, "six parcels of them for each"
+    assert paced(*[0.01] * 100, every=1e-6).together(2) == 32, "and there is a bound"
+    assert paced(*[0.01] * 7, every=1e-6).together(2) == 1, "a few say nothing yet"
+
+
+def test_slabs_that_come_back_at_one_moment_are_no_quick_ones() -> None:
+    """Sixteen workers that began at once end at once; the time that they took counts, not the moment between."""
+    pace = paced(*[0.5] * 48, every=0.0)
+    assert pace.window(16) == 48
+    assert pace.together(16) == 1
 
 
 def test_late_is_three_times_the_median_and_never_less_than_half_a_minute() -> None:
