@@ -34,10 +34,14 @@ check: env  ## ruff, mypy --strict, import contracts
 bench: env  ## run the benchmarks that take minutes; results go to benchmarks/results
 	$(PY) -m benchmarks
 
+pictures: env  ## draw the pictures of README and docs anew (needs chromium)
+	$(PY) -m tests.browser.pictures $(DEMO)
+	cp $(DEMO)/demo.png docs/demo.png
+
 docs: env  ## build the pages of docs/ into build/docs
 	$(PY) -m mkdocs build -q --strict -d build/docs
 
 clean:  ## remove what the targets made
 	rm -rf .venv $(DEMO) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help env demo test faults check bench docs clean
+.PHONY: help env demo test faults check bench pictures docs clean
