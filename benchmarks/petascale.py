@@ -89,7 +89,7 @@ For your own site measure there: `zmend plan zmend.yaml --calibrate`; on paper: 
 |---|---|
 | volume | {size(f["voxels"])}, {f["voxels"]:.3g} voxels of one byte |
 | flagged | {f["sections"]:,} sections, {f["restored"]:.3g} voxels |
-| slabs | {f["slabs"]:,} of {SLAB_PX:,} × {SLAB_PX:,} px, {size(f["memory"])} in a worker |
+| slabs | {f["slabs"]:,} of {SLAB_PX:,} × {SLAB_PX:,} px, at most {size(f["memory"])} in a worker |
 | read | {size(f["read"])}: of each flagged section two clean ones a side, and halos; before compression |
 | written | {size(f["written"])}: the overlay; labels compress to next to nothing |
 

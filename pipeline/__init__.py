@@ -26,7 +26,8 @@ them; kept, chunks out of force; revert, back to a state; verdicts and review, w
 merge of what they accepted; signature, who vouches for it; takeover, from what is in force to a new plan; prune, room.
 
 Of the driver, besides: shift, what its crew does for one run; ids and slabs in columns; planfile, a plan to read;
-lattice, many alike as one, inputs, what they read, and totals, what they add up to; pace, queue and flight of the slabs
+lattice, many alike as one, inputs, what they read, totals, what they add up to, touched, chunks that they write to,
+and memory, what all that takes at most; pace, queue and flight of the slabs
 in hand; packfile and packs, many records in one file, and rows, the same as columns; failpoint, where tests make a
 process fail.
 

@@ -24,7 +24,7 @@ import yaml
 
 from pipeline import slurm
 from pipeline.errors import UnfitError
-from pipeline.lanes import LANES
+from pipeline.lanes import LANES, memory_here
 from pipeline.site import Site
 
 Tell = Callable[[dict[str, Any]], None]
@@ -57,14 +57,18 @@ def threads_per_worker(site: Site) -> int:
 
 def memory_per_worker(site: Site) -> int:
     """Bytes that one worker process may take; 0 where nobody here knows."""
-    from dask.utils import parse_bytes
-    from distributed.system import MEMORY_LIMIT  # of this host, or of the cgroup that it has us in
-
     if site.kind == "scheduler":
         return 0
     if site.kind == "slurm":
+        from dask.utils import parse_bytes
+
         return int(parse_bytes(site.memory)) // site.workers_per_job
-    return int(MEMORY_LIMIT) // max(1, processes_here(site))
+    return memory_here() // max(1, processes_here(site))
+
+
+def memory_per_process(site: Site) -> int:
+    """Bytes that one process that restores may take: a worker, or the driver; 0 where nobody here knows."""
+    return memory_per_worker(site) if site.workers else memory_here()
 
 
 def processes_here(site: Site) -> int:

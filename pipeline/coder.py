@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ from pipeline.threads import each
 
 Voxels = NDArray[Any]
 Key = Callable[[ZYX], str]  # of a grain cell: the key of its object
+Room = Callable[[int], AbstractContextManager[object]]
 AT_ONCE = 8 << 20  # bytes of a shard that one thread reads
 AS_STORED = {"<u2": "uint16", "|u1": "uint8", "<u1": "uint8"}  # Zarr v2
 
@@ -83,18 +85,25 @@ class Coder:
         z, y, x = (i % n for i, n in zip(index_of(chunk, self.chunks), self.counts, strict=True))
         return z, y, x
 
-    def read(self, files: Files, key: Key, box: Box, out: Voxels) -> int:
+    @property
+    def piece_bytes(self) -> int:
+        """What one piece takes while it is decoded: as it is stored, and the voxels of a chunk."""
+        chunk = math.prod(self.chunks) * self.dtype.itemsize
+        return chunk + (chunk if self.index_at is None else max(chunk, AT_ONCE))
+
+    def read(self, files: Files, key: Key, box: Box, out: Voxels, room: Room = lambda _: nullcontext()) -> int:
         """Fill `out` with the voxels of a box, absent chunks with the fill value; returns how many bytes were read.
 
-        Raises UnreadableError, OSError, or whatever a codec raises.
+        room: entered for so many bytes before each piece. Raises UnreadableError, OSError, or whatever a codec raises.
         """
         moved: list[int] = []
 
         def one(part: _Part) -> None:
-            raw = files.read(part.key, part.start, part.stop)
-            moved.append(0 if raw is None else len(raw))
-            for chunk, start, stop in part.chunks:
-                self._place(None if raw is None else memoryview(raw)[start : stop or None], chunk, box, out)
+            with room(self.piece_bytes):
+                raw = files.read(part.key, part.start, part.stop)
+                moved.append(0 if raw is None else len(raw))
+                for chunk, start, stop in part.chunks:
+                    self._place(None if raw is None else memoryview(raw)[start : stop or None], chunk, box, out)
 
         parts = [p for cell in box.cells(self.grain) for p in self._parts(files, key, cell, box, out, moved)]
         each(one, parts)

@@ -204,7 +204,8 @@ class Totals(_Document):
     bytes_to_read: int
     bytes_to_write: int
     bytes_to_merge: int
-    peak_memory_bytes: int
+    peak_memory_bytes: int = Field(description="of a process that restores, if nothing holds it back")
+    least_memory_bytes: int = Field(description="of one that does one slab at a time")
     seconds: float = Field(description="of one worker; 0: the restorer declares no pace")
 
 
@@ -254,6 +255,13 @@ class Explained(Reasons):
     rows: list[ExplainRow]
 
 
+class Memory(_Document):
+    """What one process of a job takes at most on its site, besides Python and its libraries."""
+
+    restore_bytes: int
+    merge_bytes: int = Field(description="the driver, once all is restored; 0: there is nothing to merge")
+
+
 class Plan(_Document):
     """What would be done: `zmend plan CONFIG`, `zmend run -n`."""
 
@@ -261,6 +269,7 @@ class Plan(_Document):
     file: str
     certificate_seconds: int
     cost: Cost
+    memory: Memory
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
     plan_schema: str = Field(alias="schema")
     source: Source

@@ -121,7 +121,8 @@ def job(site: Site, totals: Mapping[str, int]) -> list[Json]:
         return []
     seconds = LANES * totals["seconds"] / totals["slabs"]  # those in hand, one behind the other
     room = site.walltime_s - LEAVE_S
-    needed, given = LANES * totals["peak_memory_bytes"], memory_bytes(site.memory) // site.workers_per_job
+    least, most = totals["least_memory_bytes"], totals["peak_memory_bytes"]
+    given = memory_bytes(site.memory) // site.workers_per_job
     return [
         finding(
             "walltime",
@@ -131,8 +132,8 @@ def job(site: Site, totals: Mapping[str, int]) -> list[Json]:
         ),
         finding(
             "memory of a worker",
-            totals["peak_memory_bytes"] < given,
-            f"{given / 2**30:.1f} GiB; {LANES} slabs take {needed / 2**30:.1f} GiB",
+            least < given,
+            f"{given / 2**30:.1f} GiB; one slab takes {least / 2**30:.1f}, {LANES} at once {most / 2**30:.1f} GiB",
             "more site.memory, or smaller slabs: site.slab_px",
         ),
     ]

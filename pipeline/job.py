@@ -96,11 +96,12 @@ def propose(config: Config, *, none_is_fine: bool = False) -> Proposal:
         },
         recipe=recipe.document(),
         recipe_digest=recipe.digest(needs.digest, source.voxel_nm, source.level),
-        chunk=source.grain if source.chunks == source.grain else source.chunks,
+        chunk=source.chunks,
+        piece=source.piece_bytes,
         inputs=fingerprints(source),
         grain=source.grain,
         seen=work.add,
-        merged=_all_bytes(source) if source.foreign else None,
+        merged=lambda: _all_bytes(source) if source.foreign else 2 * work.touched.voxels * source.dtype.itemsize,
     )
     levels = source.pyramid() if config.output.mode == "volume" else ()
     written = [(v.shape, v.chunks if v.foreign else v.grain) for v in levels]

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
+from math import prod
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -25,9 +26,12 @@ from numpy.typing import NDArray
 from pipeline.blend import LEFT, ORIGINAL, RESTORED, UNCERTAIN, synthetic
 from pipeline.box import ZYX, Box
 from pipeline.clone import Clone, bring
+from pipeline.cost import MERGING
 from pipeline.errors import MissingChunkError, VolumeError
 from pipeline.failpoint import reach
 from pipeline.files import PROBES, Files
+from pipeline.lanes import Budget, memory_here
+from pipeline.memory import MERGED, of_cell
 from pipeline.objects import Stored
 from pipeline.store import adopt, open_labels, open_overlay
 from pipeline.volume import Volume, Voxels, sha256
@@ -38,7 +42,7 @@ Fence = Callable[[], None]
 T = TypeVar("T")
 R = TypeVar("R")
 
-MEMORY_BYTES = 4 << 30  # what the chunks in flight may hold together
+SHARE = 4  # of the memory here its chunks in flight may take one in so many
 FLUSH_S = 10.0  # how much rewriting a kill may cost
 JOURNAL = "zmend/merge.json"
 BATCH = 64  # links per task: a link is cheaper than handing it to a thread
@@ -92,7 +96,7 @@ def merge(
     *,
     clone: Clone = "auto",
     progress: Progress | None = None,
-    threads: int = 4,
+    threads: int = MERGING,
     fence: Fence = lambda: None,
     anew: bool = False,
 ) -> Merged:
@@ -285,13 +289,16 @@ def rank_under(labels: Voxels, box: Box, ratio: ZYX) -> Voxels:
 
 def mean_under(fine: Voxels, step: ZYX) -> Voxels:
     """Means over footprints of `step` voxels, cut at the far edge, halves rounded up. (z, y, x) in and out."""
-    total, count = fine.astype(np.uint64), np.ones((1, 1, 1), np.uint64)
+    wide = np.uint32 if prod(step) * int(np.iinfo(fine.dtype).max) < 1 << 30 else np.uint64
+    total: Voxels = fine.astype(wide)
+    count: Voxels = np.ones((1, 1, 1), wide)
     for axis, s in enumerate(step):
         cuts = np.arange(0, fine.shape[axis], s)
         total = np.add.reduceat(total, cuts, axis)
-        size = np.diff(np.append(cuts, fine.shape[axis])).astype(np.uint64)
+        size = np.diff(np.append(cuts, fine.shape[axis])).astype(wide)
         count = count * size.reshape([-1 if a == axis else 1 for a in range(3)])
-    return ((2 * total + count) // (2 * count)).astype(fine.dtype)
+    made: Voxels = ((2 * total + count) // (2 * count)).astype(fine.dtype)
+    return made
 
 
 def audit(source: Volume, out: str, level: int, box: Box) -> tuple[int, int]:
@@ -367,6 +374,7 @@ class _Work:
     tally: Counter[str] = field(default_factory=Counter)
     marks: dict[Box, str] = field(default_factory=dict)  # label chunk: fingerprint of it and of the overlay's
     told: int = 0
+    room: Budget = field(default_factory=lambda: Budget(min(MERGED, memory_here() // SHARE or MERGED)))
 
     def find_touched(self, pool: ThreadPoolExecutor) -> None:
         """Note which cells of every target the labels touch. Reads the label chunks that exist, and no others."""
@@ -389,11 +397,8 @@ class _Work:
 
     def rewrite(self, target: _Target, pool: ThreadPoolExecutor, threads: int, journal: _Journal) -> None:
         """Write every touched chunk of a target that is not up to date."""
-        grain = target.out.grain
-        held = 4 * target.out.dtype.itemsize * grain[0] * grain[1] * grain[2]
-        window = max(1, min(threads, MEMORY_BYTES // held))
         of = sum(len(t.touched) for t in self.targets)
-        for group in _spread(pool, lambda cells: self._group(target, cells), self._groups(target), window):
+        for group in _spread(pool, lambda cells: self._group(target, cells), self._groups(target), threads):
             for cell, noted in group:
                 if target.done.get(_name(cell)) != noted:
                     self.tally["rewritten"] += target.is_image
@@ -416,7 +421,16 @@ class _Work:
 
     def _group(self, target: _Target, cells: list[ZYX]) -> list[tuple[ZYX, list[Any]]]:
         seen: dict[Box, tuple[Mask, Voxels]] = {}
-        return [(cell, self._one(target, cell, seen)) for cell in cells]
+        with self.room.hold(self._bytes(target, cells)):
+            return [(cell, self._one(target, cell, seen)) for cell in cells]
+
+    def _bytes(self, target: _Target, cells: list[ZYX]) -> int:
+        """What a group takes at most, however little of it is to be written."""
+        out, finer = target.out, target.level.finer
+        if finer is not None:
+            return of_cell(out.grain, out.dtype.itemsize, finer=finer.out.grain)
+        sections = len({chunk.start[0] for cell in cells for chunk in target.touched[cell]})
+        return of_cell(out.grain, out.dtype.itemsize, label=self.labels.chunks, sections=sections)
 
     def _one(self, target: _Target, cell: ZYX, seen: dict[Box, tuple[Mask, Voxels]]) -> list[Any]:
         box, chunks = target.out.box(cell), target.touched[cell]
@@ -487,13 +501,32 @@ def _coarse(level: _Level, box: Box, mask: Mask) -> Voxels:
     made = level.source.read(box)
     if not mask.any():
         return made
+    for part in box.cells(_under(level)):
+        inner = (part & box).within(box)
+        if mask[inner].any():
+            _average(level, part & box, made[inner], mask[inner])
+    return made
+
+
+def _under(level: _Level) -> ZYX:
+    """The voxels of a level under which lies one cell of the finer one; all, where steps go across its cells."""
+    assert level.finer is not None
+    cell, step = level.finer.out.grain, level.step
+    fits = not any(c % s for c, s in zip(cell, step, strict=True))
+    return _zyx(c // s for c, s in zip(cell, step, strict=True)) if fits else level.out.shape
+
+
+def _average(level: _Level, box: Box, made: Voxels, mask: Mask) -> None:
+    """Put means over the finer level where `mask`, both (z, y, x) of a box, section by section."""
+    assert level.finer is not None
     spans = [np.flatnonzero(mask.any(tuple(b for b in range(3) if b != a))) for a in range(3)]
     low = _zyx(o + int(s[0]) for o, s in zip(box.start, spans, strict=True))
     part = Box(low, _zyx(o + int(s[-1]) + 1 for o, s in zip(box.start, spans, strict=True)))
-    mean = mean_under(level.finer.out.read(_footprint(part, level.step, level.finer.out.shape)), level.step)
-    inner = part.within(box)
-    made[inner][mask[inner]] = mean[mask[inner]]
-    return made
+    under, inner, deep = _footprint(part, level.step, level.finer.out.shape), part.within(box), level.step[0]
+    fine = level.finer.out.read(under)
+    for z, (section, wanted) in enumerate(zip(made[inner], mask[inner], strict=True)):
+        if wanted.any():
+            section[wanted] = mean_under(fine[z * deep : (z + 1) * deep], level.step)[0][wanted]
 
 
 def _check_overlay(overlay: Volume, box: Box, mask: Mask) -> None:

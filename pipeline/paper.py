@@ -54,6 +54,7 @@ def paper_plan(
         "sections_flagged": count,
         "slab_px": slab_px,
         **sums,
+        "bytes_to_merge": 2 * work.touched.voxels,
         "gpu_hours": round(sums["voxels"] / (pace_mpx_s * 1e6) / 3600, 2),
         "pace_mpx_s": pace_mpx_s,
         "halo_overhead": round(overhead(needs, slab_px), 4),

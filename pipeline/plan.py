@@ -165,11 +165,12 @@ def make(
     inputs: Fingerprint,
     grain: ZYX = (1, 1, 1),
     seen: Callable[[Part], object] = lambda _: None,
-    merged: int | None = None,
+    piece: int = 0,
+    merged: Callable[[], int] = lambda: 0,
 ) -> Plan:
     """Cut, name and add up. `source` describes the volume; `chunk` is its chunk; `inputs` fingerprints a read box;
-    `seen` is shown every part. grain: of boxes that touch the same cells of it the fingerprints are equal. merged:
-    bytes that a merge moves, where that is not told by what is flagged."""
+    `seen` is shown every part. grain: of boxes that touch the same cells of it the fingerprints are equal. piece: as
+    `totals` has it. merged: bytes that a merge moves, asked for once all parts were shown."""
     key = job_key(recipe_digest, geometry.needs, source)
     columns = Columns()
 
@@ -182,7 +183,7 @@ def make(
             seen(part)
             yield part
 
-    sums = totals(named(), geometry, chunk, source["itemsize"], draws=recipe.get("uncertainty", 0))
+    sums = totals(named(), geometry, chunk, source["itemsize"], recipe.get("uncertainty", 0), piece)
     header = {
         "schema": "zmend-plan/1",
         "source": source,
@@ -191,7 +192,7 @@ def make(
         "recipe_digest": recipe_digest,
         "restorer": {k: v for k, v in asdict(geometry.needs).items() if k != "spread"},
         "slab_cell": geometry.cell,
-        "totals": sums if merged is None else {**sums, "bytes_to_merge": merged},
+        "totals": {**sums, "bytes_to_merge": merged()},
         "not_restorable": not_restorable(flags, geometry),
     }
     return Plan(header, columns.slabs())

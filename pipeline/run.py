@@ -30,6 +30,7 @@ from pipeline.store import has_merged, is_store, open_overlay, sweep_beside
 from pipeline.summary import summarise
 from pipeline.takeover import find, named, ordered, supersede
 from pipeline.verdicts import Verdicts
+from pipeline.worker import put_away
 
 WANTING = "configuration or flags ask for them, and no run has done them yet"
 GO_ON = "run the same command again to go on"
@@ -137,6 +138,7 @@ class _Run:
             if not self.stop.requested:
                 shift.certify(anything=bool(todo))
                 signature.recertified(self.out, self.name, self.tell)
+        put_away()  # the merge needs the room
         if self.stop.requested:
             raise self.interrupted()
 

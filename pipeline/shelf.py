@@ -19,12 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.box import ZYX, Box
+from pipeline.memory import READING
 from pipeline.volume import Volume
 
 Voxels = NDArray[Any]
 Columns = frozenset[tuple[int, int]]  # (y, x) of chunks
-MOST_BYTES = 512 << 20  # of it: eight slabs of 4096 px, on chunks of 1024 px, leave that much to the row behind them
-AT_ONCE = 64 << 20  # bytes that are read in one go, beside what a slab holds anyway
 
 
 class Kept(NamedTuple):
@@ -62,23 +61,22 @@ class Shelf:
         if not shared or not self.limit:
             return self.volume.read(box)
         out = np.empty(box.shape, self.volume.dtype)
-        found, mine, others = self._claim(shared, order)
+        here, mine, others = self._claim(shared, order, out)
         try:
-            self._fetch(order.chunks - found.keys() - others.keys(), mine, order, out)
+            self._fetch(order.chunks - here - others.keys(), mine, order, out)
         finally:
             self._release(mine)
         for event in others.values():  # after one's own are there for them: nobody waits in a ring
             event.wait()
-        late, _, _ = self._claim(others, order, claim=False)
-        for chunk, kept in (found | late).items():
-            order.place(chunk, kept, out)
-        self._fetch(others.keys() - late.keys(), frozenset(), order, out)
+        late, _, _ = self._claim(others, order, out, claim=False)
+        self._fetch(others.keys() - late, frozenset(), order, out)
         return out
 
     def _claim(
-        self, chunks: Iterable[ZYX], order: _Order, *, claim: bool = True
-    ) -> tuple[dict[ZYX, Kept], frozenset[ZYX], dict[ZYX, Event]]:
-        """Of these chunks: what is here, those that the caller is to read, and those that somebody else reads."""
+        self, chunks: Iterable[ZYX], order: _Order, out: Voxels, *, claim: bool = True
+    ) -> tuple[set[ZYX], frozenset[ZYX], dict[ZYX, Event]]:
+        """Of these chunks: what was here, and is put into place; those that the caller is to read; those that somebody
+        else reads."""
         found, mine, others = dict[ZYX, Kept](), set[ZYX](), dict[ZYX, Event]()
         with self._lock:
             for chunk in chunks:
@@ -91,7 +89,10 @@ class Shelf:
                 elif claim:
                     self._coming[chunk] = Event()
                     mine.add(chunk)
-        return found, frozenset(mine), others
+        here = set(found)
+        while found:  # at once: what goes from the shelf meanwhile is not to be held on to
+            order.place(*found.popitem(), out)
+        return here, frozenset(mine), others
 
     def _fetch(self, chunks: Collection[ZYX], keep: Collection[ZYX], order: _Order, out: Voxels) -> None:
         for some in _rectangles(chunks):
@@ -108,11 +109,14 @@ class Shelf:
         if (kept.voxels == self.volume.fill_value).all():
             return  # it may be absent, and there by the time that the next one asks: he shall not take this for tissue
         with self._lock:
-            before = self._kept.pop(chunk, None)
-            self._kept[chunk] = kept
-            self.held += kept.voxels.nbytes - (before.voxels.nbytes if before else 0)
-            while self.held > self.limit:
+            if (before := self._kept.pop(chunk, None)) is not None:
+                self.held -= before.voxels.nbytes
+            if kept.voxels.nbytes > self.limit:
+                return  # it alone would take the place of all others, and more
+            while self.held + kept.voxels.nbytes > self.limit:
                 self.held -= self._kept.popitem(last=False)[1].voxels.nbytes
+            self._kept[chunk] = kept
+            self.held += kept.voxels.nbytes
 
     def _release(self, chunks: Iterable[ZYX]) -> None:
         with self._lock:
@@ -154,13 +158,13 @@ class _Order:
     def parts(self, some: Rectangle) -> Iterator[Rectangle]:
         """A rectangle, in halves where it is too large to be read at once."""
         (z, y, x), size = some, self.box(some).size * self._itemsize
-        if size > AT_ONCE and z[1] - z[0] > 1:
+        if size > READING and z[1] - z[0] > 1:
             middle = sum(z) // 2
             halves = some._replace(z=(z[0], middle)), some._replace(z=(middle, z[1]))
-        elif size > AT_ONCE and y[1] - y[0] > 1:
+        elif size > READING and y[1] - y[0] > 1:
             middle = sum(y) // 2
             halves = some._replace(y=(y[0], middle)), some._replace(y=(middle, y[1]))
-        elif size > AT_ONCE and x[1] - x[0] > 1:
+        elif size > READING and x[1] - x[0] > 1:
             middle = sum(x) // 2
             halves = some._replace(x=(x[0], middle)), some._replace(x=(middle, x[1]))
         else:

@@ -9,23 +9,22 @@ from typing import Any
 
 from pipeline import certificate, review
 from pipeline.attempts import PASSING, Attempts, in_words
-from pipeline.cluster import memory_per_worker, threads_per_worker, visible_gpus
+from pipeline.cluster import memory_per_process, threads_per_worker, visible_gpus
 from pipeline.crew import Crew
 from pipeline.errors import StoreLockedError
 from pipeline.ids import Ids, column
 from pipeline.job import Proposal, bound, open_job, recipe_of
 from pipeline.kin import kin
-from pipeline.lanes import memory_here
 from pipeline.ledger import Ledger
 from pipeline.lock import still_held
+from pipeline.memory import for_slabs, of_shelf
 from pipeline.plan import Slab
 from pipeline.restorer import Needs
 from pipeline.review import Order
 from pipeline.selftest import golden
-from pipeline.site import Site
 from pipeline.slabs import Slabs
 from pipeline.walk import walk
-from pipeline.worker import Leave, Post, Probe, Recheck, Task, budget, shelf
+from pipeline.worker import Leave, Post, Probe, Recheck, Task
 
 PACK_EVERY = 8192  # slabs: so few files lie about however long a run takes
 
@@ -45,15 +44,15 @@ class Shift:
         if there is anything to restore."""
         site, header = self.proposal.config.site, self.proposal.plan.header
         needs, recipe = Needs.parse(header["restorer"], "the plan"), recipe_of(self.proposal.plan, attempt)
-        limit, threads = _memory(site), threads_per_worker(site)
+        limit, threads = memory_per_process(site), threads_per_worker(site)
         gpu = site.gpus > 0 or (site.kind == "cuda" and visible_gpus()[0] > 0)
         tested = anything and site.kind != "local"
         return Post(
             self.proposal.config.output.path,
             self.proposal.plan.hash,
             threads=threads,
-            memory=budget(limit, needs),
-            shelf=shelf(limit),
+            memory=for_slabs(limit, needs, self.proposal.source.piece_bytes),
+            shelf=of_shelf(limit) if len(self.proposal.plan.slabs) > 1 else 0,
             device="cuda" if gpu else "",
             golden=golden(recipe, self.proposal.source.voxel_nm, threads) if tested else "",
             lock=self.lock,
@@ -145,12 +144,7 @@ class Shift:
 def in_order(todo: Slabs, proposal: Proposal) -> Slabs:
     """So that slabs that read the same chunks come one after another."""
     site, source = proposal.config.site, proposal.source
-    return walk(todo, source.chunks, source.dtype.itemsize, shelf(_memory(site)))
-
-
-def _memory(site: Site) -> int:
-    """Bytes that one process may take; 0 where nobody here knows."""
-    return memory_per_worker(site) if site.workers else memory_here()
+    return walk(todo, source.chunks, source.dtype.itemsize, of_shelf(memory_per_process(site)))
 
 
 def _by_attempt(todo: Slabs, table: dict[str, Order]) -> Iterator[tuple[int, Sequence[Slab], dict[str, Order]]]:

@@ -120,7 +120,7 @@ def plan(document: dict[str, Any]) -> None:
         f"read {size(sums['bytes_to_read'])}, write {size(sums['bytes_to_write'])}; merging moves "
         f"{size(sums['bytes_to_merge'])} (all before compression)",
     )
-    table.add_row("memory", f"{size(sums['peak_memory_bytes'])} at the peak of one slab")
+    table.add_row("memory", _memory(document["memory"]))
     table.add_row("time", document.get("time", "") or _time(document))
     if document.get("cost"):
         table.add_row("cost", costs(document["cost"]))
@@ -130,6 +130,11 @@ def plan(document: dict[str, Any]) -> None:
     out.print(table)
     if "explain" in document:
         reasons(document["explain"])
+
+
+def _memory(found: dict[str, int]) -> str:
+    merging = f", {size(found['merge_bytes'])} to merge" if found["merge_bytes"] else ""
+    return f"at most {size(found['restore_bytes'])} in a process that restores{merging}, besides its code"
 
 
 def reasons(document: dict[str, Any]) -> None:
@@ -224,7 +229,7 @@ def paper(document: dict[str, Any]) -> None:
         "slabs": f"{document['slabs']:,} of {document['slab_px']} px",
         "halo": f"tiles and halos add {document['halo_overhead']:.0%} of pixels",
         "read, write": f"{size(document['bytes_to_read'])}, {size(document['bytes_to_write'])}, before compression",
-        "memory": f"{size(document['peak_memory_bytes'])} per worker",
+        "memory": f"at most {size(document['peak_memory_bytes'])} per worker, besides its code",
         "time": _gpu_time(document["voxels"], document["pace_mpx_s"]),
         **({"with GPUs, if cores keep up": took(document["gpu_cost"])} if document["gpu_cost"]["measured"] else {}),
         "as measured": costs(document["cost"]),

@@ -4,94 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
-from itertools import product
+from math import prod
 
 from pipeline.box import ZYX, Box
 from pipeline.flags import Flag
 from pipeline.lattice import Geometry, Lattice, Part, Piece
-from pipeline.restorer import Needs
+from pipeline.memory import at_least, at_most, of_slab
 
 
-def totals(parts: Iterable[Part], geometry: Geometry, chunk: ZYX, itemsize: int, draws: int = 0) -> dict[str, int]:
+def totals(
+    parts: Iterable[Part], geometry: Geometry, chunk: ZYX, itemsize: int, draws: int = 0, piece: int = 0
+) -> dict[str, int]:
     """Slabs, flagged voxels (an upper bound where masks are used), bytes, peak memory and seconds of one worker.
 
-    Parts come as `plan.parts` yields them: of two pieces with the same lateral corner the one further along z is the
-    later. draws: of the ensemble, on top of restoring once; 0 where no spread is asked for.
+    draws: of the ensemble, on top of restoring once; 0 where no spread is asked for. piece: bytes that one thread takes
+    while it decodes (`Volume.piece_bytes`); 0: a chunk as it is stored, and its voxels.
     """
-    count = voxels = read = memory = 0
-    merged = Merged(chunk, geometry.shape)
+    count = voxels = read = shared = memory = 0
+    sheet = (1, *chunk[1:])  # of a chunk only the sections that are wanted are left to others
     for p in parts:
-        merged.add(p)
         voxels += _flagged_voxels(p)
         if isinstance(p, Lattice):
             count, read = count + len(p), read + p.chunked(chunk, geometry.shape[0])
+            shared += p.chunked(sheet, geometry.shape[0])
         else:
             count, read = count + 1, read + chunked(p.read, chunk, geometry.shape)
-        memory = max(memory, *(bytes_in_hand(some.read, some.write, itemsize, draws) for some in _sizes(p)))
-    n = geometry.needs
+            shared += chunked(p.read, sheet, geometry.shape)
+        memory = max(memory, *(of_slab(some.read, some.write, chunk, itemsize, draws) for some in _sizes(p)))
+    n, piece = geometry.needs, piece or 2 * prod(chunk) * itemsize
     return {
         "slabs": count,
         "voxels": voxels,
         "bytes_to_read": read * itemsize,
         "bytes_to_write": voxels * (itemsize + 1 + bool(draws)),  # the restored voxel, its label, its spread
-        "bytes_to_merge": 2 * merged.voxels * itemsize,  # each touched chunk of the source, read and written
-        "peak_memory_bytes": memory + bytes_of_restorer(n) if count else 0,
+        "peak_memory_bytes": at_most(memory, count, shared * itemsize if count > 1 else 0, n, piece) if count else 0,
+        "least_memory_bytes": at_least(memory, n, piece) if count else 0,
         "seconds": round(n.seconds(voxels, draws)),
     }
-
-
-class Merged:
-    """Counts the voxels of all chunks that are touched, each chunk once."""
-
-    def __init__(self, chunk: ZYX, shape: ZYX) -> None:
-        self.voxels = 0
-        self._chunk, self._shape = chunk, shape
-        self._floor = 0  # the section up to which chunks are counted, everywhere
-        self._reached: dict[tuple[int, ...], int] = {}  # and where it is further: by lateral corner
-
-    def add(self, part: Part) -> None:
-        """Touch what is written."""
-        for stretch in part.stretches if isinstance(part, Lattice) else ():
-            self._all_over(part, stretch.span.start, stretch.span.stop)  # type: ignore[arg-type]
-        if isinstance(part, Piece):
-            self._piece(part)
-
-    def _piece(self, piece: Piece) -> None:
-        write, corner = piece.write, piece.write.start[1:]
-        fresh = max(self._down(write.start[0]), self._floor, self._reached.get(corner, 0))
-        if fresh < write.stop[0]:  # else all of its chunks were counted with the piece before it
-            self.voxels += chunked(write.with_z(fresh, write.stop[0]), self._chunk, self._shape)
-            self._reached[corner] = self._up(write.stop[0])
-
-    def _all_over(self, lattice: Lattice, z0: int, z1: int) -> None:
-        fresh = max(self._down(z0), self._floor)
-        ahead = {corner: z for corner, z in self._reached.items() if z > fresh}
-        for y, x in product(lattice.y.spans, lattice.x.spans) if ahead else ():
-            at = max(fresh, ahead.get((y.start, x.start), 0))
-            if at < z1:
-                self.voxels += chunked(Box((at, y.start, x.start), (z1, y.stop, x.stop)), self._chunk, self._shape)
-        if not ahead and fresh < z1:
-            area = lattice.y.chunked(self._chunk[1], read=False) * lattice.x.chunked(self._chunk[2], read=False)
-            self.voxels += (min(self._up(z1), self._shape[0]) - fresh) * area
-        self._floor = max(fresh, self._up(z1))
-        self._reached = {corner: z for corner, z in ahead.items() if z > self._floor}
-
-    def _down(self, z: int) -> int:
-        return z // self._chunk[0] * self._chunk[0]
-
-    def _up(self, z: int) -> int:
-        return -(-z // self._chunk[0]) * self._chunk[0]
-
-
-def bytes_in_hand(read: Box, write: Box, itemsize: int, draws: int = 0) -> int:
-    """Memory that one slab takes, beside the restorer: what it sees (voxels, flags, two doubts) and what it decides."""
-    return read.size * (itemsize + 3) + write.size * (itemsize + 2 + bool(draws))
-
-
-def bytes_of_restorer(needs: Needs) -> int:
-    """Memory that a restorer takes, once in a process: its own, and a batch of the deepest windows (8 float32 each)."""
-    window = (needs.max_gap + 2 * needs.context) * (needs.tile + 2 * needs.halo) ** 2
-    return needs.batch * window * 4 * 8 + needs.memory_bytes
 
 
 def chunked(box: Box, chunk: ZYX, shape: ZYX) -> int:

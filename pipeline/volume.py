@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -22,10 +23,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from pipeline.box import ZYX, Box
-from pipeline.coder import coder_of, index_of
+from pipeline.coder import Room, coder_of, index_of
 from pipeline.errors import MisalignedWriteError, VolumeError
 from pipeline.failpoint import reach
 from pipeline.files import Files, in_words
+from pipeline.lanes import Budget
 from pipeline.locate import layout_of, locate, node_at
 from pipeline.objects import Stored
 from pipeline.ome import ZYX_NAMES, Image, Json, Voxel, nm_text
@@ -36,6 +38,7 @@ from pipeline.threads import each
 from pipeline.unpack import TooMuchError
 
 Voxels = NDArray[Any]  # uint8 or uint16, (z, y, x)
+IN_HAND = 10  # chunks that zarr reads at the same time: its setting async.concurrency
 FOLDERS = 500  # of chunks, whose names are understood at once: one by one a million takes twice as long
 DAMAGE = (gzip.BadGzipFile,)  # an OSError that is no trouble with the disk or the network
 
@@ -148,6 +151,7 @@ class Volume:
     def _connect(self) -> None:
         self._coder = None
         self._moved, self._moving = [0, 0], Lock()  # bytes that the coder has read and written
+        self._room: Room = lambda _: nullcontext()
         if self.foreign:
             self._array = self._counted = open_voxels(self.foreign, self.files, self.root, self.level)
             return
@@ -241,14 +245,26 @@ class Volume:
                 raise
             except Exception:  # whatever it is: zarr reads what this could not, or says what is wrong with it
                 pass
-        stored = np.asarray(self._array[self._slices(box)])
+        with self._room(self.piece_bytes):
+            stored = np.asarray(self._array[self._slices(box)])
         axes = [self.layout.dims.index(d) for d in self._order]
         return np.ascontiguousarray(stored.transpose(axes).reshape(box.shape), dtype=self.dtype)
+
+    def bound(self, room: Budget) -> None:
+        """From now on, let what is decoded at the same time take so many bytes; a larger piece goes alone."""
+        self._room = room.hold
+
+    @property
+    def piece_bytes(self) -> int:
+        """What one thread takes while it decodes, beside the voxels that it returns: a chunk as it is stored, and its
+        voxels; of what is not read by a coder so many as zarr has in hand."""
+        chunk = math.prod(self.chunks) * self.dtype.itemsize
+        return self._coder.piece_bytes if self._coder is not None else 2 * chunk * IN_HAND
 
     def _decoded(self, box: Box) -> Voxels:
         assert self._coder is not None
         voxels = np.empty(box.shape, self.dtype)
-        self._count(self._coder.read(self.files, self.key, box, voxels), 0)
+        self._count(self._coder.read(self.files, self.key, box, voxels, self._room), 0)
         return voxels
 
     def _count(self, read: int, written: int) -> None:

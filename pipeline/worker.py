@@ -19,12 +19,11 @@ from pipeline.errors import InputError, UnfitWorkerError
 from pipeline.job import open_job
 from pipeline.lanes import Budget, Exit, Turn, ends_process
 from pipeline.lock import still_held
+from pipeline.memory import of_decoding, of_slab
 from pipeline.plan import Slab
-from pipeline.restorer import Needs
 from pipeline.selftest import fault
-from pipeline.shelf import MOST_BYTES, Shelf
+from pipeline.shelf import Shelf
 from pipeline.slab import Job, leave, look, restore
-from pipeline.totals import bytes_in_hand, bytes_of_restorer
 
 _ANSWER = ("slab", "status", "voxels", "bytes_read", "bytes_written", "seconds", "write")
 
@@ -45,19 +44,6 @@ class Post:
     expendable: bool = False  # the process is a worker's, and may be ended; else it is the driver's own
 
 
-def budget(limit: int, needs: Needs) -> int:
-    """Bytes for the slabs in hand, of all that a process may take; 0, not bounded, where that is not known.
-
-    A fifth is left to Python, the libraries and chunks that are being decoded.
-    """
-    return max(1, limit * 4 // 5 - bytes_of_restorer(needs) - shelf(limit)) if limit else 0
-
-
-def shelf(limit: int) -> int:
-    """Bytes for what slabs leave for each other, of all that a process may take; little where that is not known."""
-    return min(MOST_BYTES, limit // 8) if limit else MOST_BYTES // 4
-
-
 @dataclass(frozen=True)
 class Bench:
     """What the lanes of one process share: the job, and whose turn it is."""
@@ -69,8 +55,8 @@ class Bench:
     @contextmanager
     def place_for(self, slab: Slab) -> Iterator[Job]:
         """Wait until the slab fits into memory beside those in hand."""
-        draws = self.job.recipe.uncertainty
-        with self.budget.hold(bytes_in_hand(slab.read, slab.write, self.job.source.dtype.itemsize, draws)):
+        source, draws = self.job.source, self.job.recipe.uncertainty
+        with self.budget.hold(of_slab(slab.read, slab.write, source.chunks, source.dtype.itemsize, draws)):
             yield self.job
 
 
@@ -91,6 +77,12 @@ def bench(post: Post) -> Bench:
     return found
 
 
+def put_away() -> None:
+    """Let go of the job: what it holds (source, shelf) takes no room beside what comes after it."""
+    with _OPENING:
+        _benches.clear()
+
+
 def _fit(post: Post) -> Bench | UnfitWorkerError:
     try:
         job = open_job(post.out, post.plan, post.threads, post.attempt)
@@ -101,6 +93,7 @@ def _fit(post: Post) -> Bench | UnfitWorkerError:
     why = fault(job.restorer, job.needs, device=post.device, golden=post.golden)
     if why:
         return _unfit(why)
+    job.source.bound(Budget(of_decoding(job.source.piece_bytes)))
     shared = replace(job, compute_lock=Turn(_EXIT if post.expendable else None), shelf=Shelf(job.source, post.shelf))
     return Bench(shared, Budget(post.memory), _EXIT)
 

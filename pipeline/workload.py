@@ -6,7 +6,6 @@ lies in the slab. A mask counts as its box, so that there may be less to do, nev
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -20,6 +19,7 @@ from pipeline.flags import Flag
 from pipeline.lattice import Geometry, Lattice, Part, Piece
 from pipeline.plan import refusal, runs
 from pipeline.totals import chunked
+from pipeline.touched import Touched
 
 Marks = NDArray[np.bool_]
 
@@ -45,10 +45,11 @@ class Workload:
         self.itemsize, self.draws = itemsize, draws
         self.calls = Counter[int]()
         self.slabs = self.read = self.seen = self.write_chunks = 0
-        self._touched = Touched(geometry.shape, cell, runs)
+        self.touched = Touched(geometry.shape, cell, runs)
 
     def add(self, part: Part) -> None:
         """One more slab, or a lattice of them."""
+        self.touched.add(part)
         if isinstance(part, Lattice):
             self._lattice(part)
         else:
@@ -67,7 +68,6 @@ class Workload:
             restorable = tuple((f.box.start[0], f.box.stop[0]) for f in flags if f.restorable)
             gaps, layers = _along_z(restorable, z0, z1, geometry)
             self.write_chunks += layers * chunks
-            self._touched.add(Box.of(geometry.shape).with_z(z0, z1))
             for length, count in gaps.items():
                 self.calls[length] += sum(-(-count * t // self.batch) * slabs for t, slabs in tiles.items())
 
@@ -79,7 +79,6 @@ class Workload:
         whole = all(f.whole for f in flags)
         gaps, chunks = self._whole(piece, flags) if whole else self._parts(piece, flags)
         self.write_chunks += chunks
-        self._touch(piece.write, flags, whole)
         for length, count in gaps.items():
             self.calls[length] += -(-count // self.batch)
 
@@ -91,7 +90,7 @@ class Workload:
         probes = sections * min(TILES, _size(_count((1, y, x), (1, tile, tile)))) if self.slabs else 0
         voxels, finest = _size(self.grain), _size(self.geometry.shape)
         parts = [(_size(shape) / finest, _size(cell), _size(_count(shape, cell))) for shape, cell in levels]
-        touched = [cells if anew else round(self._touched.count * share) for share, _, cells in parts]
+        touched = [cells if anew else round(self.touched.count * share) for share, _, cells in parts]
         return Load(
             slabs=self.slabs,
             calls=dict(self.calls),
@@ -104,10 +103,6 @@ class Workload:
             link_chunks=sum(cells for _, _, cells in parts) - sum(touched),
             probe_calls=probes,
         )
-
-    def _touch(self, write: Box, flags: Sequence[Flag], whole: bool) -> None:
-        for box in (write,) if whole else [f.box & write for f in flags]:
-            self._touched.add(box)
 
     def _whole(self, piece: Piece, flags: Sequence[Flag]) -> tuple[Mapping[int, int], int]:
         """Gaps by their length, and chunks: every flagged section is flagged all over."""
@@ -148,35 +143,6 @@ def _marks(flags: Sequence[Flag], around: Box, grid: ZYX, window: Box, margin: i
             x = slice(max(0, (c - margin - x0) // gx), -(-(f + margin - x0) // gx))
             marks[a - z0 : d - z0, y, x] = True
     return marks
-
-
-class Touched:
-    """Cells of a grid that boxes touch, each counted once. Boxes come by runs of sections, so few sections are kept."""
-
-    def __init__(self, shape: ZYX, cell: ZYX, runs: Sequence[tuple[int, int]]) -> None:
-        """runs: of sections, ascending, each within one of which the boxes lie; boxes of one run come together."""
-        self.cell, self._grid, self._gone, self._run = cell, _count(shape, cell)[1:], 0, 0
-        self._layers: dict[int, Marks] = {}
-        self._starts = [start for start, _ in runs]
-
-    def add(self, box: Box) -> None:
-        """Touch the cells under a box."""
-        if not box.size:
-            return
-        (z0, y0, x0), (z1, y1, x1), (cz, cy, cx) = box.start, box.stop, self.cell
-        run = bisect_right(self._starts, z0)
-        if run != self._run:  # what lies before another run comes no more
-            for z in [z for z in self._layers if z < self._starts[run - 1] // cz]:
-                self._gone += int(self._layers.pop(z).sum())
-        self._run = run
-        for z in range(z0 // cz, -(-z1 // cz)):
-            layer = self._layers.setdefault(z, np.zeros(self._grid, bool))
-            layer[y0 // cy : -(-y1 // cy), x0 // cx : -(-x1 // cx)] = True
-
-    @property
-    def count(self) -> int:
-        """Of cells so far."""
-        return self._gone + sum(int(layer.sum()) for layer in self._layers.values())
 
 
 def _size(shape: ZYX) -> int:

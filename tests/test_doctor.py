@@ -43,13 +43,13 @@ def test_a_partition_is_there_up_long_enough_and_has_gpus(rows, site, ok, detail
 
 
 def test_a_slab_must_end_within_the_walltime_and_fit_into_memory() -> None:
-    totals = {"slabs": 10, "seconds": 6000, "peak_memory_bytes": 3 << 30}
+    totals = {"slabs": 10, "seconds": 6000, "least_memory_bytes": 3 << 30, "peak_memory_bytes": 9 << 30}
     fit = by_name(fitness.job(Site(kind="slurm", walltime="02:00:00", memory="16GB"), totals))
     assert fit["walltime"]["ok"] and fit["memory of a worker"]["ok"]
     unfit = by_name(fitness.job(Site(kind="slurm", walltime="00:30:00", memory="16GB", gpus=8), totals))
     assert not unfit["walltime"]["ok"] and "3 slabs take about 1800 s" in unfit["walltime"]["detail"]
     assert "site.slab_px" in unfit["walltime"]["do"]
-    assert not unfit["memory of a worker"]["ok"] and "2.0 GiB; 3 slabs take 9.0 GiB" in unfit["memory of a worker"]["detail"]
+    assert not unfit["memory of a worker"]["ok"] and "2.0 GiB; one slab takes 3.0, 3 at once 9.0 GiB" in unfit["memory of a worker"]["detail"]
 
 
 def test_without_slurms_commands_that_is_all_it_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -20,10 +20,10 @@ from pipeline.flagfile import parse
 from pipeline.flags import Flag, Flags
 from pipeline.lattice import Geometry, Piece
 from pipeline.paper import paper_plan
-from pipeline.plan import cut, name, not_restorable, runs
+from pipeline.plan import cut, name, not_restorable, parts, runs
 from pipeline.restorer import Needs
 from pipeline.totals import totals
-from pipeline.workload import Touched
+from pipeline.touched import Touched
 
 SHAPE = (20, 100, 100)
 NEEDS = Needs(name="toy", digest="0" * 64, context=2, max_gap=3, tile=16, halo=8)
@@ -159,26 +159,28 @@ def test_planning_a_petabyte_takes_less_than_300_mib() -> None:
     assert int(found.stdout) < 300
 
 
-@given(random_flags(), st.integers(1, 8))
-def test_each_touched_chunk_is_merged_once(items: Flags, depth: int) -> None:
-    chunk, edge = (depth, 32, 32), Box.of(SHAPE)
-    pieces = list(cut(items, GEOMETRY))
-    touched = {cell for p in pieces for cell in p.write.aligned(chunk).cells(chunk)}
-    assert totals(pieces, GEOMETRY, chunk, 1)["bytes_to_merge"] == 2 * sum((cell & edge).size for cell in touched)
-
-
 @settings(deadline=None)
 @given(random_flags(), st.integers(1, 8), st.sampled_from([16, 32, 64, 128]), st.integers(1, 3))
 def test_each_chunk_that_a_slab_touches_counts_once_also_where_slabs_are_narrower(
     items: Flags, depth: int, wide: int, most: int
 ) -> None:
     chunk, geometry = (depth, wide, wide), Geometry(SHAPE, (most, 32, 32), NEEDS)
-    touched, seen = Touched(SHAPE, chunk, items.runs()), set()
+    touched, as_they_come, seen = (Touched(SHAPE, chunk, items.runs()) for _ in range(2)), [], set()
+    one_by_one, together = touched
+    for part in parts(items, geometry):
+        together.add(part)
     for piece in cut(items, geometry):
-        for part in [f.box & piece.write for f in piece.flags]:
-            touched.add(part)
-            seen |= set(part.cells(chunk))
-    assert touched.count == len(seen)
+        one_by_one.add(piece)
+        marks = np.zeros(SHAPE, bool)
+        for flag in piece.flags:
+            marks[flag.box.within(Box.of(SHAPE))] |= flag.restorable
+        for box in Box.of(SHAPE).cells(chunk):
+            if marks[(box & piece.write).within(Box.of(SHAPE))].any() and (box & piece.write).size:
+                seen.add(box & Box.of(SHAPE))
+        as_they_come.append(one_by_one.count)
+    assert as_they_come == sorted(as_they_come)
+    for found in (one_by_one, together):
+        assert (found.count, found.voxels) == (len(seen), sum(box.size for box in seen))
 
 
 def test_a_million_slabs_are_added_up_in_the_memory_of_one_section() -> None:
@@ -187,10 +189,17 @@ def test_a_million_slabs_are_added_up_in_the_memory_of_one_section() -> None:
             for y in range(0, 1280, 64):
                 yield Piece(box := Box((z, y, 0), (z + 1, y + 64, 64)), box, ())
 
+    def shown(touched: Touched, found: Iterator[Piece]) -> Iterator[Piece]:
+        for piece in found:
+            touched.add(piece)
+            yield piece
+
     most = []
     for sections in (50, 1000):
         tracemalloc.start()
-        totals(pieces(sections), Geometry((3000, 1280, 64), (1, 64, 64), NEEDS), (1, 64, 64), 1)
+        touched = Touched((3000, 1280, 64), (1, 64, 64), [(z, z + 1) for z in range(1, 3000, 2)])
+        totals(shown(touched, pieces(sections)), Geometry((3000, 1280, 64), (1, 64, 64), NEEDS), (1, 64, 64), 1)
+        assert touched.voxels == 1280 * 64 * sections
         most.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert most[1] < most[0] + 20_000, most

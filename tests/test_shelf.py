@@ -153,7 +153,7 @@ def test_a_chunk_that_arrives_during_a_run_is_read_when_it_is_there(tmp_path: Pa
 
 def test_deep_reads_are_parted_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, nobody = volume(tmp_path, "1 deep"), Box((0, 0, 0), (1, 0, 0))
-    monkeypatch.setattr("pipeline.shelf.AT_ONCE", 1)
+    monkeypatch.setattr("pipeline.shelf.READING", 1)
     asked: list[int] = []
 
     class Told(Volume):

@@ -25,14 +25,14 @@ from pipeline.errors import PlanChangedError, StoreLockedError, UnfitError, Unfi
 from pipeline.job import install, make_store, propose
 from pipeline.ledger import Ledger
 from pipeline.lock import StoreLock
+from pipeline.memory import for_slabs, of_decoding, of_restorer, of_shelf, of_slab
 from pipeline.plan import Plan
 from pipeline.planfile import plan_path
 from pipeline.recipe import Recipe
 from pipeline.restorer import Needs, load
 from pipeline.run import run
 from pipeline.site import Site
-from pipeline.totals import bytes_in_hand, bytes_of_restorer
-from pipeline.worker import Clock, Post, Task, bench, budget, shelf
+from pipeline.worker import Clock, Post, Task, bench
 from tests.jobs import NM, Job, build, store_digest
 
 DRIFTING = "tests.devices:Drifting"
@@ -200,11 +200,14 @@ def test_workers_elsewhere_are_held_to_the_drivers_golden_tile(job: Job) -> None
 
 def test_the_budget_is_what_the_restorer_leaves() -> None:
     needs = Needs("x", "0", context=1, max_gap=1, tile=64, halo=16, memory_bytes=1000)
-    assert bytes_of_restorer(needs) == 3 * 96 * 96 * 32 + 1000
-    assert shelf(10_000_000) == 1_250_000
-    assert budget(10_000_000, needs) == 8_000_000 - bytes_of_restorer(needs) - shelf(10_000_000)
-    assert budget(0, needs) == 0, "not known: not bounded"
-    assert budget(1000, needs) == 1, "one slab at a time, however little there is"
+    assert of_restorer(needs) == 3 * 96 * 96 * 32 + 1000
+    assert of_shelf(10_000_000) == 1_250_000
+    assert of_decoding(10_000) == 320_000, "so many at once at most"
+    assert of_decoding(10 << 20) == 256 << 20
+    assert of_decoding(1 << 30) == 1 << 30, "one alone always may"
+    assert for_slabs(10_000_000, needs, 10_000) == 8_000_000 - of_restorer(needs) - 1_250_000 - 320_000
+    assert for_slabs(0, needs, 1) == 0, "not known: not bounded"
+    assert for_slabs(1000, needs, 1) == 1, "one slab at a time, however little there is"
 
 
 def at_once(task: Task, plan: Plan, lanes: int = 3) -> float:
@@ -236,7 +239,7 @@ def test_slabs_in_hand_stay_within_memory(
     job: Job, monkeypatch: pytest.MonkeyPatch, slabs_that_fit: int, lanes_used: int
 ) -> None:
     plan = prepared(job, output={"chunk_px": 64}, site={"slab_px": 64})
-    most = max(bytes_in_hand(s.read, s.write, 1) for s in plan.slabs)
+    most = max(of_slab(s.read, s.write, (8, 128, 128), 1) for s in plan.slabs)
     task = Task(post(job, plan, memory=most * slabs_that_fit), "a run")
     peak = Peak(monkeypatch, task)
     at_once(task, plan)

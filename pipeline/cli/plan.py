@@ -109,12 +109,13 @@ def _measure(made: Any, quiet: bool) -> None:
 def planned(made: Any, file: str) -> dict[str, Any]:
     """A proposal's plan, and what lies beside it, for people."""
     from pipeline.certificate import seconds
-    from pipeline.forecast import forecast
+    from pipeline.forecast import forecast, memory
     from pipeline.restorer import Needs
 
     header, asked = made.plan.header, made.config
     extra = seconds(Needs(**header["restorer"]), asked.certificate, asked.recipe.uncertainty)
-    return {"plan": made.plan.hash, "file": file, "certificate_seconds": round(extra), "cost": forecast(made), **header}
+    said = {"certificate_seconds": round(extra), "cost": forecast(made), "memory": memory(made)}
+    return {"plan": made.plan.hash, "file": file, **said, **header}
 
 
 def shape_of(text: str) -> tuple[int, int, int]:
