@@ -25,6 +25,11 @@ Of what was and what counts: state, what a run found in force; force, what a pas
 them; kept, chunks out of force; revert, back to a state; verdicts and review, what people say of slabs; remerge, a
 merge of what they accepted; signature, who vouches for it; takeover, from what is in force to a new plan; prune, room.
 
+Of a slab: sight, what it sees; gap, what the restorer is shown; patch, what came back, judged; outcome, all it decides.
+Of the store: claim, whether what lies there is one, of this source; foundation, how it is made, and grows.
+Of a merge: pyramid, how coarser levels follow; target, an array and its touched cells; journal, what was written from
+what; rewrite, of touched chunks; rest, all others.
+
 Of the driver, besides: shift, what its crew does for one run; ids and slabs in columns; planfile, a plan to read;
 lattice, many alike as one, inputs, what they read, totals, what they add up to, touched, chunks that they write to,
 and memory, what all that takes at most; pace, queue and flight of the slabs

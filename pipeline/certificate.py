@@ -30,7 +30,8 @@ from pipeline.lattice import Geometry
 from pipeline.plan import Slab
 from pipeline.recipe import GREY_PER_COUNT, digest
 from pipeline.restorer import Linear, Needs
-from pipeline.slab import Job, decide, look
+from pipeline.sight import Job, look
+from pipeline.slab import decide
 from pipeline.volume import voxels_sha256
 
 SCHEMA = "zmend-certificate/1"

@@ -16,7 +16,7 @@ from pipeline.box import Box
 from pipeline.check import Check, first
 from pipeline.errors import ZmendError
 from pipeline.flags import flagged
-from pipeline.slab import Job
+from pipeline.sight import Job
 
 
 def digests(records: Mapping[str, Any], job: Job, threads: int, tally: Counter[str]) -> Check:

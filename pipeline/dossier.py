@@ -15,12 +15,12 @@ from pipeline.errors import UsageError, VolumeError, ZmendError
 from pipeline.files import Files
 from pipeline.flags import flagged
 from pipeline.job import open_job
+from pipeline.journal import read_merge
 from pipeline.ledger import Ledger
-from pipeline.merge import read_merge
 from pipeline.plan import Plan, Slab
 from pipeline.planfile import current_plan
 from pipeline.review import read as reviews
-from pipeline.slab import Job, look
+from pipeline.sight import Job, look
 from pipeline.store import made_arrays, open_merged
 from pipeline.volume import voxels_sha256
 

@@ -13,8 +13,8 @@ from pipeline.blend import synthetic
 from pipeline.box import ZYX, Box
 from pipeline.check import Check, first
 from pipeline.errors import ZmendError
-from pipeline.merge import audit
-from pipeline.slab import Job
+from pipeline.pyramid import audit
+from pipeline.sight import Job
 from pipeline.threads import in_order
 from pipeline.volume import Volume
 

@@ -23,6 +23,7 @@ from pipeline.cost import Load
 from pipeline.errors import ConfigError, InputError, PlanChangedError, RestorerError
 from pipeline.files import Files
 from pipeline.flags import Flag, Flags, address, mask_window, meant, upsample
+from pipeline.foundation import create_output
 from pipeline.inputs import Inputs
 from pipeline.intensity import measure
 from pipeline.lattice import Geometry
@@ -34,11 +35,10 @@ from pipeline.quick import at_home
 from pipeline.recipe import Recipe, digest, reseeded
 from pipeline.restorer import Needs, Restorer, load, proven
 from pipeline.selftest import CPU, OnDevice
+from pipeline.sight import Job
 from pipeline.site import Site
-from pipeline.slab import Job
 from pipeline.slabs import Slabs
 from pipeline.store import (
-    create_output,
     is_store,
     open_labels,
     open_overlay,

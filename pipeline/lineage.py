@@ -13,13 +13,13 @@ from pipeline.check import Check, first
 from pipeline.errors import VolumeError, ZmendError
 from pipeline.ids import WIDTH, Ids
 from pipeline.job import made_as
+from pipeline.journal import read_merge, source_manifest
 from pipeline.ledger import Ledger
 from pipeline.lock import holder
-from pipeline.merge import read_merge, source_manifest
 from pipeline.plan import Plan, Slab
 from pipeline.restorer import proven
 from pipeline.seal import broken, changed, documents
-from pipeline.slab import Job, look
+from pipeline.sight import Job, look
 from pipeline.slabs import Slabs
 from pipeline.volume import Volume
 

@@ -23,8 +23,8 @@ from pipeline.errors import Interrupted, UsageError, ZmendError
 from pipeline.explain import explain
 from pipeline.files import Files, on_disk
 from pipeline.job import Proposal, propose
+from pipeline.journal import read_merge
 from pipeline.lock import StoreLock
-from pipeline.merge import read_merge
 from pipeline.page import headline, page
 from pipeline.run import Stop, run
 from pipeline.scan import scan

@@ -16,10 +16,11 @@ from pipeline.errors import PlanChangedError, VerdictError
 from pipeline.files import Files
 from pipeline.force import erase, retire, survey
 from pipeline.job import open_job
+from pipeline.journal import forget_merge
 from pipeline.kept import Kept
 from pipeline.ledger import Ledger, sweep
 from pipeline.lock import StoreLock
-from pipeline.merge import check_mergeable, forget_merge, merge
+from pipeline.merge import check_mergeable, merge
 from pipeline.plan import Plan, Slab
 from pipeline.planfile import current_plan
 from pipeline.review import REJECTED, left_by_review

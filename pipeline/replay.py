@@ -10,8 +10,10 @@ from typing import Any
 from pipeline import certificate
 from pipeline.box import Box
 from pipeline.check import Check
+from pipeline.outcome import chunks
 from pipeline.plan import Plan, Slab
-from pipeline.slab import Job, chunks, compute
+from pipeline.sight import Job
+from pipeline.slab import compute
 
 
 def replay_slabs(

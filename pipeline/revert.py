@@ -23,19 +23,21 @@ from pipeline.clone import Clone
 from pipeline.errors import RevertError, UsageError
 from pipeline.files import Files
 from pipeline.force import Survey, erase, retire, survey
+from pipeline.foundation import adopt, drop_uncertainty, sweep_beside
 from pipeline.ids import Ids
 from pipeline.job import empty, keep_plan, of_source, open_job
+from pipeline.journal import forget_merge, read_merge
 from pipeline.kept import Kept
 from pipeline.ledger import Ledger, sweep
 from pipeline.lock import StoreLock
-from pipeline.merge import forget_merge, merge, read_merge
+from pipeline.merge import merge
 from pipeline.plan import Plan
 from pipeline.planfile import current_plan, plan_path, read_plan
 from pipeline.runlog import RunLog, new_name
 from pipeline.seal import Seal
-from pipeline.slab import Job, look
+from pipeline.sight import Job, look
 from pipeline.state import BESIDE, State, changing, found_by, run_called
-from pipeline.store import adopt, drop_uncertainty, has_merged, made_arrays, sweep_beside, update_attrs
+from pipeline.store import has_merged, made_arrays, update_attrs
 
 Json = dict[str, Any]
 

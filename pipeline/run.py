@@ -18,15 +18,17 @@ from pipeline.crew import Crew
 from pipeline.errors import Interrupted
 from pipeline.force import Survey
 from pipeline.forecast import forecast
+from pipeline.foundation import sweep_beside
 from pipeline.job import Proposal, install, make_store, try_weights
+from pipeline.journal import forget_merge, read_merge, source_manifest
 from pipeline.ledger import Ledger, sweep
 from pipeline.lock import StoreLock
-from pipeline.merge import forget_merge, merge, read_merge, source_manifest
+from pipeline.merge import merge
 from pipeline.runlog import RunLog, new_name
 from pipeline.seal import Seal
 from pipeline.shift import Shift, in_order
 from pipeline.slabs import Slabs
-from pipeline.store import has_merged, is_store, open_overlay, sweep_beside
+from pipeline.store import has_merged, is_store, open_overlay
 from pipeline.summary import summarise
 from pipeline.takeover import find, named, ordered, supersede
 from pipeline.verdicts import Verdicts

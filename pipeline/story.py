@@ -19,7 +19,7 @@ from pipeline.ledger import Ledger
 from pipeline.plan import Plan, Slab
 from pipeline.planfile import current_plan
 from pipeline.recipe import GREY_PER_COUNT
-from pipeline.slab import Job, look
+from pipeline.sight import Job, look
 from pipeline.store import open_merged
 from pipeline.volume import Volume, voxels_sha256
 

@@ -17,9 +17,9 @@ from pipeline.blend import RESTORED, UNCERTAIN
 from pipeline.certificate import brief
 from pipeline.files import Files
 from pipeline.ids import Ids
+from pipeline.journal import read_merge
 from pipeline.ledger import Ledger
 from pipeline.lock import holder
-from pipeline.merge import read_merge
 from pipeline.planfile import current_path, read_ids
 from pipeline.review import left_by_review
 from pipeline.signature import said

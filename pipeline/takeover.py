@@ -13,6 +13,7 @@ from pipeline.attempts import OnEvent
 from pipeline.errors import UsageError
 from pipeline.files import Files
 from pipeline.force import Survey, erase, retire, survey
+from pipeline.foundation import drop_uncertainty
 from pipeline.ids import Ids
 from pipeline.job import Proposal, bound
 from pipeline.kept import Kept
@@ -20,7 +21,7 @@ from pipeline.ledger import Ledger
 from pipeline.lock import StoreLock
 from pipeline.review import Order
 from pipeline.state import State
-from pipeline.store import drop_uncertainty, made_arrays, read_attrs, update_attrs
+from pipeline.store import made_arrays, read_attrs, update_attrs
 from pipeline.verdicts import Verdicts
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import lru_cache, partial
 from itertools import islice
 from typing import TypeVar
@@ -24,6 +24,21 @@ def in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T
             done = waiting.popleft().result()
             waiting.extend(pool.submit(work, item) for item in islice(rest, 1))
             yield done
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def as_done(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], window: int = WINDOW) -> Iterator[R]:
+    """The same in the order in which results come."""
+    waiting, rest = set[Future[R]](), iter(items)
+    try:
+        while True:
+            waiting |= {pool.submit(work, item) for item in islice(rest, window - len(waiting))}
+            if not waiting:
+                return
+            finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            yield from (f.result() for f in finished)
     finally:
         for future in waiting:
             future.cancel()

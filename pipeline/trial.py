@@ -17,7 +17,8 @@ from pipeline.ledger import Ledger
 from pipeline.plan import Slab
 from pipeline.recipe import Recipe
 from pipeline.restorer import load
-from pipeline.slab import Job, decide, look
+from pipeline.sight import Job, look
+from pipeline.slab import decide
 from pipeline.store import has_uncertainty, open_labels, open_overlay, open_uncertainty
 from pipeline.volume import Volume, Voxels
 

@@ -22,12 +22,13 @@ from pipeline import digests, identity, lineage, signature
 from pipeline.check import Check, answer, first
 from pipeline.errors import PlanChangedError, VolumeError
 from pipeline.files import Files
+from pipeline.foundation import misdescribed
 from pipeline.job import open_job
-from pipeline.merge import read_merge
+from pipeline.journal import read_merge
 from pipeline.planfile import current_plan
 from pipeline.replay import certified, replay_slabs
-from pipeline.slab import Job
-from pipeline.store import has_uncertainty, misdescribed, open_merged, read_attrs
+from pipeline.sight import Job
+from pipeline.store import has_uncertainty, open_merged, read_attrs
 from pipeline.volume import Volume
 
 Level = Literal["structure", "digests", "identity", "lineage", "replay"]

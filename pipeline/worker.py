@@ -23,7 +23,8 @@ from pipeline.memory import of_decoding, of_slab
 from pipeline.plan import Slab
 from pipeline.selftest import fault
 from pipeline.shelf import Shelf
-from pipeline.slab import Job, leave, look, restore
+from pipeline.sight import Job, look
+from pipeline.slab import leave, restore
 
 _ANSWER = ("slab", "status", "voxels", "bytes_read", "bytes_written", "seconds", "write")
 

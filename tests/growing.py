@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from pipeline.merge import mean_under
+from pipeline.pyramid import mean_under
 from tests.stores import Kind, along, write_volume
 
 ZYX = tuple[int, int, int]

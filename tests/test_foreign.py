@@ -20,8 +20,8 @@ from pipeline.config import load
 from pipeline.errors import VolumeError
 from pipeline.files import Files
 from pipeline.job import propose
-from pipeline.merge import mean_under
 from pipeline.planfile import current_plan
+from pipeline.pyramid import mean_under
 from pipeline.remerge import remerge
 from pipeline.report import report
 from pipeline.run import run

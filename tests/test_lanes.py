@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import slab
+from pipeline import gap
 from pipeline.lanes import EXIT_CODE, Budget, Exit, Turn, ends_process
 from tests.jobs import ROOT, build
 from tests.toys import Copier
@@ -176,7 +176,7 @@ class Waiting(Copier):
 
 
 def test_the_next_batch_is_made_ready_while_the_restorer_is_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job, window, made = build(tmp_path), slab._window, []
+    job, window, made = build(tmp_path), gap._window, []
 
     def counted(*given):
         made.append(1)
@@ -184,6 +184,6 @@ def test_the_next_batch_is_made_ready_while_the_restorer_is_at_work(tmp_path: Pa
             Waiting.ready.set()
         return window(*given)
 
-    monkeypatch.setattr(slab, "_window", counted)
+    monkeypatch.setattr(gap, "_window", counted)
     summary = job.run(recipe={"restorer": "tests.test_lanes:Waiting"}, certificate=0, output={"mode": "overlay"})
     assert Waiting.waited.is_set() and summary["done"] == summary["slabs"]

@@ -20,7 +20,7 @@ from pipeline.lock import StoreLock
 from pipeline.plan import Plan, Slab
 from pipeline.planfile import current_plan
 from pipeline.recipe import digest
-from pipeline.slab import Job as Open
+from pipeline.sight import Job as Open
 from pipeline.slabs import Slabs
 from pipeline.volume import Volume
 from tests.faults.tampering import build

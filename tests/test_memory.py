@@ -111,8 +111,8 @@ def test_chunks_are_decoded_within_the_room_that_is_given(tmp_path: Path, grid: 
 def test_a_merge_makes_as_many_chunks_at_once_as_there_is_room_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, together: int
 ) -> None:
-    monkeypatch.setattr("pipeline.merge.MERGED", room)
-    monkeypatch.setattr("pipeline.merge.Budget", Watched)
+    monkeypatch.setattr("pipeline.rewrite.MERGED", room)
+    monkeypatch.setattr("pipeline.rewrite.Budget", Watched)
     Watched.most = (0, 0)
     run(propose(load(made(tmp_path / "small", shape=(8, 256, 256), chunks=(8, 32, 32), flagged=(3, 5)))))
     assert 0 < Watched.most[1] <= together

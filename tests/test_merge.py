@@ -22,19 +22,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import store
+from pipeline import foundation
 from pipeline.box import ZYX, Box
 from pipeline.errors import MissingChunkError, VolumeError
-from pipeline.merge import RANKS, Merged, labels_of, mean_under, merge, rank_under, read_merge, source_manifest
-from pipeline.store import (
-    create_output,
-    open_labels,
-    open_merged,
-    open_overlay,
-    overlay_grain,
-    read_attrs,
-    update_attrs,
-)
+from pipeline.foundation import create_output
+from pipeline.journal import read_merge, source_manifest
+from pipeline.merge import Merged, merge
+from pipeline.pyramid import RANKS, labels_of, mean_under, rank_under
+from pipeline.store import open_labels, open_merged, open_overlay, overlay_grain, read_attrs, update_attrs
 from pipeline.volume import Volume
 from tests.stores import KINDS, Kind, Voxels, kind, noise, serve, write_volume
 
@@ -561,7 +556,7 @@ def test_outputs_that_cannot_be(tmp_path: Path) -> None:
 def test_a_store_is_made_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = scene(tmp_path, kind("v3"))
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_put_arrays", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
+        patch.setattr(foundation, "_put_arrays", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
             create_output(str(tmp_path / "new"), made.source, mode="volume", chunk_yx=16, shard_yx=None, extra={})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.zarr", "source"]

@@ -17,9 +17,9 @@ from ome_zarr_models.v05 import Image as Image05
 from ome_zarr_models.v05.image_label import ImageLabel as ImageLabel05
 
 from pipeline.errors import VolumeError
+from pipeline.foundation import create_output
 from pipeline.layout import Layout, parse_layout
 from pipeline.ome import array_image, flat_image, image_attributes, image_from, parse_image
-from pipeline.store import create_output
 from pipeline.volume import Volume
 from tests.stores import KINDS, VOXEL_NM, Kind, kind, noise, write_volume
 

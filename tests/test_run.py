@@ -26,13 +26,14 @@ from pipeline.errors import (
     ZmendError,
 )
 from pipeline.explain import explain
+from pipeline.gap import ABSENT
 from pipeline.job import open_job, propose
+from pipeline.journal import forget_merge
 from pipeline.ledger import Ledger
 from pipeline.lock import StoreLock
-from pipeline.merge import forget_merge
 from pipeline.remerge import remerge
 from pipeline.run import Stop, run
-from pipeline.slab import ABSENT, restore
+from pipeline.slab import restore
 from pipeline.summary import status
 from pipeline.verify import verify
 from pipeline.volume import Volume

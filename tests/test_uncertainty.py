@@ -16,13 +16,14 @@ from pipeline.box import Box
 from pipeline.config import check as validate
 from pipeline.errors import RestorerError, ZmendError
 from pipeline.flags import Flag, Flags
+from pipeline.foundation import adopt
 from pipeline.job import propose
 from pipeline.lattice import Geometry
 from pipeline.plan import job_key, make
 from pipeline.recipe import Recipe, digest
 from pipeline.restorer import Needs
 from pipeline.run import run
-from pipeline.store import adopt, has_uncertainty, open_labels, open_overlay, open_uncertainty
+from pipeline.store import has_uncertainty, open_labels, open_overlay, open_uncertainty
 from pipeline.summary import status
 from pipeline.verify import verify
 from pipeline.volume import Volume

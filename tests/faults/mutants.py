@@ -90,7 +90,7 @@ MUTANTS = [
     Mutant("force.py", "if shared.get(\"may_pass\") else ()", "", RUN),
     Mutant("kin.py", "return made_as(record, bound) and (not", "return (not", REVERT + " test_growing.py test_run.py"),
     Mutant("kin.py", "(not record.get(\"given_up\") or \"verdicts\" in record)", "True", RUN),
-    Mutant("run.py", "if record[\"inputs_sha256\"] == read[\"inputs_sha256\"]:", "if True:", RUN),
+    Mutant("shift.py", "if record[\"inputs_sha256\"] == read[\"inputs_sha256\"]:", "if True:", RUN),
     # what may pass
     Mutant("attempts.py", "PASSING = (\"transient\", \"lost\", \"memory\")", "PASSING = (\"transient\", \"lost\", \"memory\", \"error\")", RUN + " test_crew.py"),
     Mutant("attempts.py", "PASSING = (\"transient\", \"lost\", \"memory\")", "PASSING = (\"transient\", \"memory\")", RUN + " test_crew.py"),
@@ -98,8 +98,8 @@ MUTANTS = [
     Mutant("attempts.py", "and len(workers) < AGREE", "and len(workers) <= AGREE", RUN),
     Mutant("attempts.py", "failure.cause != \"transient\" or tries > AGREE", "failure.cause != \"transient\"", RUN),
     Mutant("attempts.py", "\"fatal\" if error.errno in NO_ROOM else", "\"fatal\" if error.errno in NO_ROOM[:2] else", RUN),
-    Mutant("run.py", "if failure.cause in PASSING]", "]", RUN),
-    Mutant("run.py", "{**orders.get(i, {}), \"may_pass\": True}", "{\"may_pass\": True}", RUN + " test_review.py"),
+    Mutant("shift.py", "if failure.cause in PASSING]", "]", RUN),
+    Mutant("shift.py", "{**orders.get(i, {}), \"may_pass\": True}", "{\"may_pass\": True}", RUN + " test_review.py"),
     # kept, revert, prune
     Mutant("kept.py", "same = held is not None and voxels_sha256(held.read(box)) == digest", "same = held is not None", REVERT),
     Mutant("kept.py", "if voxels_sha256(array.read(box)) != digest:", "if False:", REVERT),
@@ -137,7 +137,7 @@ MUTANTS = [
     Mutant("worker.py", "if post.lock and name in (\"chunk\", \"record\"):", "if post.lock and name == \"chunk\":", "test_worker.py::test_the_lock_is_asked_for_before_each_chunk_and_the_record"),
     Mutant("worker.py", "if post.lock and name in (\"chunk\", \"record\"):", "if post.lock and name == \"record\":", "test_worker.py::test_the_lock_is_asked_for_before_each_chunk_and_the_record"),
     Mutant("kept.py", "        moved = []\n        self._fence()\n", "        moved = []\n", LOCK + " test_revert.py faults/test_faults.py"),
-    Mutant("merge.py", "    fence()\n    _sweep(target, kept)", "    _sweep(target, kept)", LOCK + " test_merge.py faults/test_faults.py"),
+    Mutant("rest.py", "    fence()\n    _sweep(target, kept)", "    _sweep(target, kept)", LOCK + " test_merge.py faults/test_faults.py"),
     # packs
     Mutant("packs.py", "if sha256(raw).hexdigest() == name[9:73]:", "if True:", "test_packs.py"),
     Mutant("packs.py", "(known and previous(self._raw(name)) != before)", "False", "test_packs.py"),
@@ -157,13 +157,13 @@ MUTANTS = [
     # the order of runs
     Mutant("runlog.py", "return name if name > last else _after(last)", "return name", "test_state.py test_prune.py"),
     # sweeping and confining
-    Mutant("merge.py", "    if mine == kept:\n        return\n", "    return\n", "test_sweep.py test_merge.py"),
-    Mutant("merge.py", "if cell not in target.touched and source.files.stat(source.key(cell)) is None:", "if source.files.stat(source.key(cell)) is None:", "test_sweep.py test_merge.py"),
-    Mutant("merge.py", "if cell not in target.touched and source.files.stat(source.key(cell)) is None:", "if cell not in target.touched:", "test_sweep.py test_merge.py"),
-    Mutant("merge.py", "        if stored.key.endswith(\".partial\"):\n            files.delete(stored.key)\n", "", "test_sweep.py test_merge.py"),
+    Mutant("rest.py", "    if mine == kept:\n        return\n", "    return\n", "test_sweep.py test_merge.py"),
+    Mutant("rest.py", "if cell not in target.touched and source.files.stat(source.key(cell)) is None:", "if source.files.stat(source.key(cell)) is None:", "test_sweep.py test_merge.py"),
+    Mutant("rest.py", "if cell not in target.touched and source.files.stat(source.key(cell)) is None:", "if cell not in target.touched:", "test_sweep.py test_merge.py"),
+    Mutant("rest.py", "        if stored.key.endswith(\".partial\"):\n            files.delete(stored.key)\n", "", "test_sweep.py test_merge.py"),
     Mutant("ledger.py", "for part in (\"zmend\", \"labels\"))", "for part in (\"zmend\",))", "test_run.py faults/test_faults.py"),
-    Mutant("store.py", "        shutil.rmtree(aside, ignore_errors=True)\n    for", "        pass\n    for", "test_merge.py test_run.py faults/test_faults.py"),
-    Mutant("store.py", "        aside.unlink(missing_ok=True)\n", "        pass\n", "test_run.py faults/test_faults.py"),
+    Mutant("foundation.py", "        shutil.rmtree(aside, ignore_errors=True)\n    for", "        pass\n    for", "test_merge.py test_run.py faults/test_faults.py"),
+    Mutant("foundation.py", "        aside.unlink(missing_ok=True)\n", "        pass\n", "test_run.py faults/test_faults.py"),
     Mutant("confine.py", "DEPTH = 5", "DEPTH = 4", "test_security.py"),
     Mutant("confine.py", "for entry in below if depth > 1 else ():", "for entry in below if depth > 2 else ():", "test_security.py"),
     Mutant("confine.py", "except FileNotFoundError:", "except NotADirectoryError:", "test_security.py faults/test_faults.py"),

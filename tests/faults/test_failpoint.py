@@ -12,7 +12,8 @@ import pytest
 
 from pipeline.errors import UsageError
 from pipeline.failpoint import DEEDS, ENV, MARKS, POINTS, RAISED, SEED, Order, armed, parse, reach
-from pipeline.store import create_output, made_arrays, sweep_beside
+from pipeline.foundation import create_output, sweep_beside
+from pipeline.store import made_arrays
 from pipeline.volume import Volume
 from tests.faults.harness import Stage, World
 

@@ -11,7 +11,7 @@ from pipeline.box import Box
 from pipeline.errors import FlagError, VolumeError
 from pipeline.files import Files
 from pipeline.flagfile import load
-from pipeline.store import create_output
+from pipeline.foundation import create_output
 from pipeline.volume import Volume
 from tests.jobs import command
 from tests.s3.conftest import READER, Server
