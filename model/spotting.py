@@ -40,7 +40,8 @@ AVERAGE, EARLY = 0.995, 0.95  # of the weights' moving average, and of that in t
 # Damage is rare among pixels, and a missed one costs more than one that is seen and is none.
 COSTS = (1.0, 2.0, 2.0, 2.0, 1.5)
 SCOUT_COST, HURT = 3.0, 0.1  # of a missed place; share of it that is wounded
-IMAGINED, BARE = 0.12, 0.06  # of the windows
+IMAGINED, BARE, SHEATHED, WIDENED = 0.12, 0.06, 0.2, 0.3  # of the windows
+WIDEST = 1.8  # times the contrast of the tissue: that of sections with a vessel, or much myelin
 MOST_GREY = 8.0  # units of tissue
 WIDER = 1.2  # times the contrast of neighbours: more is damage, not stain
 Window = list[Image]  # the sections before, here, after
@@ -132,6 +133,23 @@ def imagined(rng: np.random.Generator) -> Window:
     return sections
 
 
+def sheathed(window: Window, rng: np.random.Generator) -> Window:
+    """With a sheath of myelin, or two around what they wrap, which no fly has: wide and dark in all three sections."""
+    shape = window[1].shape
+    line, half, apart = wounds.curve(rng, shape), wounds.spread(rng, 4, 20), rng.uniform(0, 40)
+    lamella, moves = rng.uniform(1.5, 4), rng.normal(0, 2.5, (3, 3))
+    dark = np.float32(rng.uniform(0.2, 0.5) * np.median(window[1]))
+    out = []
+    for section, (y, x, wider) in zip(window, moves, strict=True):
+        moved = np.array([[1, 0, x], [0, 1, y]], np.float32)
+        far = cv2.warpAffine(line, moved, shape[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        far = np.abs(far - np.float32(apart)) - np.float32(max(half + wider, 2))
+        core = np.clip(0.5 - far / rng.uniform(1, 3), 0, 1).astype(np.float32)
+        layers = dark + 12 * np.sin(far / lamella) + rng.normal(0, rng.uniform(2, 8), shape)
+        out.append(np.asarray(section + core * (layers - section), np.float32))
+    return out
+
+
 def imaged(window: Window, rng: np.random.Generator) -> Window:
     """Each section with a brightness, contrast, sharpness and noise of its own, as from another microscope."""
     gain = rng.uniform(0.6, 1.3)
@@ -168,10 +186,11 @@ def _wounded(section: Image, which: int, rng: np.random.Generator) -> tuple[Imag
     return np.clip(np.round(out), 0, 255).astype(np.float32), mask
 
 
-def standard(window: Window) -> Floats:
-    """In units of tissue, as scans see sections (pipeline/view.py): (3, EDGE, EDGE)."""
+def standard(window: Window, wider: float = 1.0) -> Floats:
+    """In units of tissue, as scans see sections (pipeline/view.py): (3, EDGE, EDGE). wider: than here the greys of the
+    tile are that the window was cut from, times."""
     looks = [np.percentile(wounds.blur(section, 2.0)[::2, ::2], (16, 50, 84)) for section in window]
-    wide = [max((look[2] - look[0]) / 2, 1e-3) for look in looks]
+    wide = [max((look[2] - look[0]) / 2, 1e-3) * wider for look in looks]
     wide[1] = min(wide[1], WIDER * float(np.median([wide[0], wide[2]])))
     units = [(s - look[1]) / w for s, look, w in zip(window, looks, wide, strict=True)]
     return np.asarray(np.clip(np.stack(units), -MOST_GREY, MOST_GREY), np.float32)
@@ -182,11 +201,12 @@ def sample(lessons: Sequence[Lesson], rng: np.random.Generator) -> tuple[Floats,
     share = np.array([lesson.share for lesson in lessons])
     lesson = lessons[int(rng.choice(len(lessons), p=share / share.sum()))]
     sections = imagined(rng) if rng.random() < IMAGINED else window(lesson, rng)
+    sections = sheathed(sections, rng) if rng.random() < SHEATHED else sections
     found, truth = wounded(imaged(sections, rng), rng)
     if rng.random() < BARE:
         nothing = _bare(rng)
         found, truth = [np.where(nothing, np.float32(0), s) for s in found], np.where(nothing, 0, truth)
-    return standard(found), truth
+    return standard(found, rng.uniform(1, WIDEST) if rng.random() < WIDENED else 1.0), truth
 
 
 def _bare(rng: np.random.Generator) -> Bools:

@@ -37,7 +37,7 @@ def blur(image: Image, sigma: float) -> Image:
     return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.float32)
 
 
-def _curve(rng: np.random.Generator, shape: tuple[int, ...]) -> Image:
+def curve(rng: np.random.Generator, shape: tuple[int, ...]) -> Image:
     """The distance of each pixel from a line that winds through the section, or ends in it."""
     long = rng.uniform(0.5, 2.2) * max(shape) if rng.random() < 0.75 else rng.uniform(40, 120)
     turns = np.cumsum(rng.normal(0, rng.uniform(0, 0.08), STEPS))
@@ -64,7 +64,7 @@ def _displaced(image: Image, distance: Image, shift: Image) -> Image:
 
 def _band(image: Image, rng: np.random.Generator, widest: float, closes: bool) -> tuple[Image, Image, Bools]:
     """The section with its tissue moved to close (or open) a band, the band's opacity, and the mask of both."""
-    distance = _curve(rng, image.shape)
+    distance = curve(rng, image.shape)
     half = np.float32(spread(rng, 1.3, widest)) * np.clip(
         1 + rng.uniform(0, 0.5) * soft(rng, image.shape, 5), 0.5, 2
     ).astype(np.float32)

@@ -27,6 +27,7 @@ class Looked:
 
     path: Path
     volume: str = ""  # identity of what was looked at
+    voxel_nm: list[float] | None = None  # (z, y, x) of its voxels, where that was told
     window: tuple[float, float] | None = None  # its black and white: measured once, so that findings do not wander
     sights: list[str] = field(default_factory=list)  # of each section
     rows: list[Row] = field(default_factory=list)
@@ -56,6 +57,7 @@ class Looked:
         if said.get("schema") != SCHEMA:
             raise _spoiled(self.path)
         self.volume, self.window = said["volume"], (said["window"][0], said["window"][1])
+        self.voxel_nm = said.get("voxel_nm")
         self.sights, self.rows, self.jumps, self.flags = said["sights"], said["rows"], said["jumps"], said["flags"]
 
     @property
@@ -65,7 +67,7 @@ class Looked:
 
     def put(self) -> None:
         """Write the state anew, all of it or nothing: what single cells said is part of it by now."""
-        said = {k: getattr(self, k) for k in ("volume", "window", "sights", "rows", "jumps", "flags")}
+        said = {k: getattr(self, k) for k in ("volume", "voxel_nm", "window", "sights", "rows", "jumps", "flags")}
         aside = self.path.with_name(f".{self.path.name}.partial")
         aside.write_text(json.dumps({"schema": SCHEMA, **said}) + "\n")
         aside.replace(self.path)

@@ -39,8 +39,8 @@ def open_masks(masks: str, shape: ZYX, full: Volume) -> Volume:
         raise UsageError(
             f"the masks are {there.shape[1:]} px wide, and the scan is {shape[1:]}",
             where=masks,
-            why="they were written for another level",
-            do="scan the level of then, or name another --out",
+            why="they were written for another level, or for voxels of another size",
+            do="scan with the --level and the --voxel-nm of then, or name another --out",
         )
     if there.shape[0] > shape[0]:  # what comes back there later is looked at anew
         for cell in [cell for cell, _ in there.objects() if cell[0] >= shape[0]]:

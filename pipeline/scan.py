@@ -60,16 +60,19 @@ def scan(
     are, are looked at; what people have changed in the file stays. A scan that was interrupted goes on.
 
     level: of the pyramid, to read. Default: the coarsest one whose pixels are at most SCAN_NM wide; finer pixels are
-    averaged to that. mended: the level whose voxels the flags speak of. voxel_nm: of that level, where it does not say.
+    averaged to that. mended: the level whose voxels the flags speak of. voxel_nm: of that level, where it does not say;
+    default: what an earlier scan was told.
     Raises UsageError where `out` is no path, or it or `masks` is there already and no scan's, VolumeError, Interrupted.
     """
     on_disk(out, "--out")
     thresholds, began = Thresholds.at(sensitivity), time.perf_counter()
     stem = str(Path(out).with_suffix(""))
     masks, looked = masks or f"{stem}.masks.zarr", Looked.read(Path(f"{stem}.scan.jsonl"))
-    full = Volume.open(uri, level=mended, voxel_nm=voxel_nm)
+    own = Volume.open(uri, level=mended).identity()  # without what it was told: it is the same volume
+    _check_place(out, masks, looked, uri, mended, own)
+    looked.voxel_nm = list(voxel_nm) if voxel_nm else looked.voxel_nm
+    full = Volume.open(uri, level=mended, voxel_nm=looked.voxel_nm)
     look = _looked_at(full, level, masks, thresholds, looked)
-    _check_place(out, masks, looked, full)
     source = look.open()
     shape = scan_shape(source.shape, look.factor)
     if min(shape[1:]) < thresholds.least_px:
@@ -82,7 +85,7 @@ def scan(
     text = _text(out, full, looked)
     array = open_masks(masks, shape, full)
     if not looked.exists:
-        looked.volume, looked.window = full.identity(), (look.black, look.white)
+        looked.volume, looked.window = own, (look.black, look.white)
         looked.put()
     theirs = frozenset(held(text, looked.flags)) if text else frozenset()
     gone = lost(array, looked.rows)
@@ -106,11 +109,13 @@ def _work(
     stopped: Callable[[], bool], of: int,
 ) -> None:
     """Look at the cells; each answer is noted at once."""
-    site = _enough(site or Site.model_validate({"workers": 0}), sum(c.write.size for c in todo) * look.factor**2)
+    asked = site or Site.model_validate({"workers": 0})
+    site = _enough(asked, sum(c.write.size for c in todo) * look.factor**2)
     own = site.threads or CORES // max(1, len(todo))  # several cells are looked at at once, here as on workers
     look = replace(look, threads=threads_per_worker(site) if site.workers else own)
     attempts = Attempts(site.attempts, tell)
-    tell({"kind": "begin", "run": "scan", "slabs": of, "todo": len(todo), "retired": 0})
+    spared = asked.workers - site.workers
+    tell({"kind": "begin", "run": "scan", "slabs": of, "todo": len(todo), "retired": 0, "spared": spared})
     with Crew(site, tell, stopped) as crew:
         for answer in crew.work(todo, Task(look), attempts) if todo else ():
             tell({"kind": "slab", "slab": answer["slab"], "status": "done"})
@@ -124,16 +129,17 @@ def _work(
 
 def _enough(site: Site, voxels: int) -> Site:
     """The site; or this process alone, where workers of this host would take longer to start than it to look."""
-    return site.model_copy(update={"workers": 0}) if site.kind == "local" and voxels <= LITTLE else site
+    little = site.kind == "local" and site.workers > 0 and voxels <= LITTLE
+    return site.model_copy(update={"workers": 0}) if little else site
 
 
-def _check_place(out: str, masks: str, looked: Looked, full: Volume) -> None:
+def _check_place(out: str, masks: str, looked: Looked, uri: str, level: int, identity: str) -> None:
     """Raises UsageError where what lies there is not an earlier scan's of this volume."""
-    if looked.exists and looked.volume != full.identity():
+    if looked.exists and looked.volume != identity:
         raise UsageError(
             f"{out} is of another volume",
             where=str(looked.path),
-            why=f"an earlier scan wrote it, and not of {full.uri}, level {full.level}",
+            why=f"an earlier scan wrote it, and not of {uri}, level {level}",
             do="name another --out",
         )
     for path, there in () if looked.exists else ((out, Path(out).exists()), (masks, is_there(masks))):

@@ -24,6 +24,7 @@ SHOWN_FLAGS = 40  # the file has all
 SHOWN_SLABS = 10  # for each reason; --json has all
 
 AT_HOME = ", in this process: it is a matter of seconds (else set site.workers)"
+SPARED = ", in this process: {} would take longer to start than it to look"
 
 
 class Progress:
@@ -61,7 +62,8 @@ class Progress:
             self._update("slabs")
             kept = f", {self.done} done before" if self.done else ""
             kept += f" ({event['kept']} read chunks that are new and hold what they held)" if event.get("kept") else ""
-            err.print(f"run {event['run']}: {event['slabs']} slabs{kept}{AT_HOME if event.get('at_home') else ''}")
+            home = AT_HOME if event.get("at_home") else SPARED.format(_workers(n)) if (n := event.get("spared")) else ""
+            err.print(f"run {event['run']}: {event['slabs']} slabs{kept}{home}")
         elif kind == "slab":
             self.done += 1
             self._update("slabs")
@@ -87,6 +89,10 @@ class Progress:
         if not self.live and time.monotonic() - self.told >= LOG_EVERY_S:
             self.told = time.monotonic()
             err.print(f"{time.strftime('%H:%M:%S')} {what} {self.done}/{self.of}, {self.told - self.began:.0f} s")
+
+
+def _workers(n: int) -> str:
+    return f"{n} workers" if n > 1 else "a worker"
 
 
 def size(count: float) -> str:

@@ -286,6 +286,22 @@ def test_refusals(stack: NDArray[np.uint8], tmp_path: Path) -> None:
         again(tmp_path)
 
 
+def test_a_voxel_size_that_was_told_once_is_known(stack: NDArray[np.uint8], tmp_path: Path) -> None:
+    fine = stack[:13].repeat(2, axis=1).repeat(2, axis=2)
+    zarr.save(str(tmp_path / "raw.zarr"), fine)  # does not say its own
+    told = again(tmp_path, voxel_nm=(45, 4, 4))  # as a night is, by its configuration
+    before = (tmp_path / "flags.csv").read_text()
+    found = again(tmp_path)  # by hand
+    assert (found["looked_at"], found["voxel_nm"], found["scan_shape"]) == (0, [45, 4, 4], told["scan_shape"])
+    assert (tmp_path / "flags.csv").read_text() == before
+    assert again(tmp_path, voxel_nm=(40, 4, 4))["voxel_nm"] == [40, 4, 4], "what is told now counts"
+    with pytest.raises(UsageError, match=r"(?s)are \(192, 192\) px wide.*voxels of another size.*the --voxel-nm of then"):
+        again(tmp_path, voxel_nm=(45, 8, 8))
+    by_hand = str(tmp_path / "hand.csv")
+    assert scan(str(tmp_path / "raw.zarr"), by_hand)["voxel_nm"] is None
+    assert scan(str(tmp_path / "raw.zarr"), by_hand, voxel_nm=(45, 8, 8))["looked_at"] == 0, "8 nm is what it was taken for"
+
+
 def test_jumps_are_told_once() -> None:
     far, further = ", by 50 px (y +30, x -40)", ", by 90 px (y +0, x -90) in 3 of 4 tiles"
     once = renewed("", [], [{"z_start": 3, "z_stop": 4, "class": "fold", "source": "zmend scan"}], {7: far})

@@ -89,6 +89,19 @@ def test_workers_find_what_this_process_finds(damaged: NDArray[np.uint8], tmp_pa
     assert here.any()
 
 
+def test_a_scan_without_the_workers_that_were_asked_for_says_so(tmp_path: Path) -> None:
+    uri = save(tmp_path / "raw.zarr", tissue(3))
+
+    def said(*more: str) -> str:
+        result = CliRunner().invoke(cli, ["scan", uri, "--out", str(tmp_path / f"flags{len(more)}{more[-1:]}.csv"), *more])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    words = "in this process: {} would take longer to start than it to look"
+    assert words.format("3 workers") in said("--workers", "3") and words.format("a worker") in said("--workers", "1")
+    assert "in this process" not in said()
+
+
 def test_how_the_sections_are_cut_does_not_matter(damaged: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long = np.concatenate([damaged, tissue(40, seed=0)[16:]])
     uri = save(tmp_path / "raw.zarr", long)

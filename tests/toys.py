@@ -51,6 +51,20 @@ class Textured:
         return (mixed * mixed % 1009) / 1009.0 - 0.5
 
 
+class Held(Textured):
+    """Is at work, as the file `begun` in the folder `marks` says, until `on` lies there."""
+
+    def __init__(self, *, marks: str, **options: object) -> None:
+        super().__init__(**options)
+        self.marks = Path(marks)
+
+    def restore(self, window, known, targets, origin):
+        (self.marks / "begun").touch()
+        while not (self.marks / "on").exists():
+            time.sleep(0.01)
+        return super().restore(window, known, targets, origin)
+
+
 class Ensemble(Textured):
     """Can say how sure it is: the spread follows the tissue, the place and the number of draws."""
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 import click
 
@@ -17,7 +16,7 @@ def main() -> None:
     """Entry point: turns every error into words on stderr and an exit code."""
     verbose = sum(a.count("v") for a in sys.argv[1:] if a.startswith("-v") and set(a[1:]) == {"v"})
     try:
-        with _terminated_as_interrupted():
+        with _Signals():
             cli(standalone_mode=False)
     except ZmendError as e:
         _fail(str(e), e.exit_code, verbose)
@@ -42,16 +41,19 @@ def main() -> None:
         )
 
 
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM unwinds what is under way, as Ctrl-C does: else scratch files and workers would be left behind."""
-    before = signal.getsignal(signal.SIGTERM)
-    if before == signal.SIG_DFL:  # else whoever started this meant it to be deaf to it
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+class _Signals:
+    """SIGTERM unwinds what is under way, as Ctrl-C does: else scratch files and workers would be left behind. Who was
+    interrupted is deaf to both from then on: all that is left is to say so, and to end with that exit code."""
+
+    def __enter__(self) -> None:
+        self.before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        if self.before[signal.SIGTERM] == signal.SIG_DFL:  # else whoever started this meant it to be deaf to it
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        interrupted = isinstance(error, KeyboardInterrupt | click.exceptions.Abort | Interrupted)
+        for number, handler in self.before.items():
+            signal.signal(number, signal.SIG_IGN if interrupted else handler)
 
 
 def _system_remedy(error: OSError) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -85,10 +87,11 @@ def say(document: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]]
 
 
 class interrupts:
-    """First Ctrl-C (or SIGTERM): finish what is in hand. Second: stop at once."""
+    """First Ctrl-C (or SIGTERM): finish what is in hand. Second: stop at once. From then on none is heard: an exception
+    amid the stopping would leave threads behind, over which the process dies."""
 
     def __init__(self, stop: Any) -> None:
-        self.stop = stop
+        self.stop, self.ending = stop, False
 
     def __enter__(self) -> None:
         import signal
@@ -98,11 +101,22 @@ class interrupts:
     def __exit__(self, *_: object) -> None:
         import signal
 
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+        if not self.ending:  # else the process ends, and is deaf till then
+            for number, handler in self.before.items():
+                signal.signal(number, handler)
 
     def _handle(self, *_: object) -> None:
+        if self.ending:
+            return
         if self.stop.requested:
+            self.ending = True
+            _tell(f"\nstopping at once; should it hang, kill -9 {os.getpid()} does no harm")
             raise KeyboardInterrupt
         self.stop.requested = True
-        click.echo("\nstopping after the slabs in hand; once more to stop at once", err=True)
+        _tell("\nstopping after the slabs in hand; once more to stop at once")
+
+
+def _tell(text: str) -> None:
+    """From a signal handler: the terminal may be gone, or just be written to."""
+    with suppress(OSError, RuntimeError):
+        click.echo(text, err=True)
