@@ -124,3 +124,47 @@ def export(network: nn.Module, example: Tensor, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # the newer exporter writes what OpenCV cannot read
         torch.onnx.export(network.eval(), (example,), str(path), dynamo=False, opset_version=13)
+
+
+def read(network: nn.Module, path: Path, seen: Tensor) -> None:
+    """Take over what `export` wrote, to train on. Needs the package `onnx`.
+
+    Where a norm went into the convolution before it, its numbers are those of `seen` (n, channels, y, x) from now on,
+    and it answers as before.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(path).graph
+    known = {part.name: torch.from_numpy(numpy_helper.to_array(part).copy()) for part in graph.initializer}
+    stored = iter([[known[i] for i in node.input if i in known] for node in graph.node if _learns(node.op_type)])
+    last: list[Tensor] = []  # of the convolution before
+
+    def take(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if isinstance(layer, nn.Conv2d):
+            last[:] = next(stored)
+            layer.weight.data.copy_(last[0])
+            if layer.bias is not None:
+                layer.bias.data.copy_(last.pop(1))
+        elif isinstance(layer, nn.BatchNorm2d):
+            values = _norm(inputs[0], last.pop(1)) if len(last) > 1 else next(stored)
+            for own, value in zip((layer.weight, layer.bias, layer.running_mean, layer.running_var), values, strict=True):
+                assert own is not None
+                own.data.copy_(value)
+
+    hooks = [layer.register_forward_pre_hook(take) for layer in network.modules() if not list(layer.children())]
+    with torch.no_grad():
+        network.eval()(seen)
+    network.train()
+    for hook in hooks:
+        hook.remove()
+
+
+def _learns(kind: str) -> bool:
+    return kind in ("Conv", "BatchNormalization")
+
+
+def _norm(inputs: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Weight, bias, mean and variance of a norm that does nothing to these inputs but shift them."""
+    mean, variance = inputs.mean((0, 2, 3)), inputs.var((0, 2, 3))
+    return (variance + nn.BatchNorm2d(1).eps).sqrt(), mean + shift, mean, variance

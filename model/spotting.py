@@ -2,6 +2,7 @@
 
     python -m model.spotting --data DATA --out pipeline/weights
     python -m model.spotting --data DATA --out pipeline/weights --only scout --steps 1500
+    python -m model.spotting --data DATA --out new --from pipeline/weights --steps 1600 --rate 1.5e-3
 
 Half an hour on one core for both; deterministic for a seed on one kind of CPU. Beside the networks (.onnx) lies their
 card, spotting.json: on which sections they were trained, under which terms, and their sha256.
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model import stacks, wounds
-from model.spotter import CLASSES, SIDES, Scout, Spotter, export, hints
+from model.spotter import CLASSES, SIDES, Scout, Spotter, export, hints, read
 from model.wounds import SHARES, WOUNDS, Bools, Image
 
 log = logging.getLogger("model.spotting")
@@ -245,15 +246,21 @@ class Pupil:
                 number.copy_(latest)
 
 
-def train(lessons: Sequence[Lesson], steps: int, seed: int, only: str = "") -> dict[str, nn.Module]:
-    """Spotter and scout (or one of them) by name, from the same windows; a batch depends on (seed, step) alone."""
+def train(
+    lessons: Sequence[Lesson], steps: int, seed: int, only: str = "", begin: Path | None = None, most: float = RATE
+) -> dict[str, nn.Module]:
+    """Spotter and scout (or one of them) by name, from the same windows; a batch depends on (seed, step) alone.
+
+    begin: the folder of networks that are trained on. most: the rate after the warm-up.
+    """
     pupils = {name: _pupil(made, seed) for name, made in NETWORKS.items() if only in ("", name)}
+    if begin is not None:
+        _go_on(pupils, begin, torch.from_numpy(batch(lessons, seed, steps)[0]))
     recent, began = dict.fromkeys(pupils, math.nan), time.monotonic()
     for step in range(steps):
-        rate = RATE * min(1.0, (step + 1) / WARMUP) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+        rate = most * min(1.0, (step + 1) / WARMUP) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
         keep = AVERAGE if step > 200 else EARLY
-        pairs = [sample(lessons, np.random.default_rng([seed, step, item])) for item in range(BATCH)]
-        seen, truth = (torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))
+        seen, truth = (torch.from_numpy(part) for part in batch(lessons, seed, step))
         for name, pupil in pupils.items():
             loss = LOSSES[name](pupil, seen, truth)
             pupil.learn(loss, rate, keep)
@@ -261,6 +268,19 @@ def train(lessons: Sequence[Lesson], steps: int, seed: int, only: str = "") -> d
         if step % 100 == 99:
             log.info("step %d of %d, loss %s, %.0f s", step + 1, steps, recent, time.monotonic() - began)
     return {name: pupil.average for name, pupil in pupils.items()}
+
+
+def batch(lessons: Sequence[Lesson], seed: int, step: int) -> tuple[Floats, Classes]:
+    """The windows of one step, (BATCH, 3, EDGE, EDGE), and what is in them."""
+    pairs = [sample(lessons, np.random.default_rng([seed, step, item])) for item in range(BATCH)]
+    seen, truth = (np.stack(part) for part in zip(*pairs, strict=True))
+    return seen, truth
+
+
+def _go_on(pupils: dict[str, Pupil], begin: Path, seen: Tensor) -> None:
+    for name, pupil in pupils.items():
+        read(pupil.network, begin / f"{name}.onnx", hints(seen) if name == "scout" else seen)
+        pupil.average.load_state_dict(pupil.network.state_dict())
 
 
 def _pupil(made: type[nn.Module], seed: int) -> Pupil:
@@ -305,6 +325,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of manifest.json and the npz files it names")
     parser.add_argument("--out", type=Path, required=True, help="folder for spotter.onnx, scout.onnx and their card")
     parser.add_argument("--only", choices=["spotter", "scout"], default="", help="the other one in the folder stays")
+    parser.add_argument("--from", dest="begin", type=Path, help="folder of networks that are trained on")
+    parser.add_argument("--rate", type=float, default=RATE)
     parser.add_argument("--steps", type=int, default=3500)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
@@ -313,15 +335,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
     lessons, began = load(args.data), time.monotonic()
-    networks = train(lessons, args.steps, args.seed, args.only)
+    networks = train(lessons, args.steps, args.seed, args.only, args.begin, args.rate)
     args.out.mkdir(parents=True, exist_ok=True)
     example = torch.zeros(1, 3, 16 * SIDES, 16 * SIDES)
     at = args.out / "spotting.json"
     training = json.loads(at.read_text())["training"] if args.only else {}
+    before = json.loads((args.begin / at.name).read_text()) if args.begin else {}
     for name, network in networks.items():
         export(network, hints(example) if name == "scout" else example, args.out / f"{name}.onnx")
         minutes = round((time.monotonic() - began) / 60, 1)
-        training[name] = {"steps": args.steps, "seed": args.seed, "batch": BATCH, "rate": RATE, "minutes": minutes}
+        training[name] = {"steps": args.steps, "seed": args.seed, "batch": BATCH, "rate": args.rate, "minutes": minutes}
+        if before:
+            training[name]["from"] = {**before["training"][name], "sha256": before["sha256"][f"{name}.onnx"]}
     at.write_text(json.dumps(card(args.out, lessons, training), indent=1) + "\n")
 
 

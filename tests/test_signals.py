@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
@@ -46,12 +48,27 @@ def heard(stream: IO[str] | None, words: str) -> None:
     raise AssertionError("".join(said))
 
 
+@contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """Whatever the test says of it."""
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_third_signal_finds_a_run_deaf_that_stops_at_once(number: signal.Signals, tmp_path: Path) -> None:
     job = build(tmp_path)
     options = {"restorer": "tests.toys:Held", "options": {"marks": str(tmp_path)}}
     config = job.config(recipe=options, site={"workers": 0, "slab_px": 128})
-    process = command("run", str(config), cwd=tmp_path)
+    with ended(command("run", str(config), cwd=tmp_path)) as process:
+        third(process, number, tmp_path, str(job.folder / "out.zarr"))
+    assert not status(str(job.folder / "out.zarr"))["locked"]
+
+
+def third(process: subprocess.Popen[str], number: signal.Signals, tmp_path: Path, out: str) -> None:
     while not (tmp_path / "begun").exists():
         time.sleep(0.02)
         assert process.poll() is None
@@ -62,19 +79,19 @@ def test_the_third_signal_finds_a_run_deaf_that_stops_at_once(number: signal.Sig
     for _ in range(5):  # lanes are still at work, and waited for
         process.send_signal(number)
         time.sleep(0.05)
-    assert process.poll() is None
+    assert process.poll() is None and status(out)["locked"]
     (tmp_path / "on").touch()
     _, err = process.communicate(timeout=120)
     assert process.returncode == 75, err
-    assert "run the same command again" in err and "Traceback" not in err
-    assert not status(str(job.folder / "out.zarr"))["locked"]
+    assert "run the same command again" in err and "Traceback" not in err and "stopping at once" not in err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_command_that_has_been_interrupted_is_not_killed_while_it_ends(number: signal.Signals, tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(UNWINDING)
     words = [sys.executable, str(tmp_path / "main.py"), "wait", str(tmp_path / "end")]
-    with subprocess.Popen(words, env={"PYTHONPATH": str(ROOT)}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with ended(subprocess.Popen(words, env={"PYTHONPATH": str(ROOT)}, text=True, **pipes)) as process:
         heard(process.stdout, "ready")
         process.send_signal(number)
         heard(process.stderr, "run the same command again to go on")

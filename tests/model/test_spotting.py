@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from model import spotting
-from model.spotter import CLASSES, SIDES, Scout, Spotter, hints, novel
+from model.spotter import CLASSES, SIDES, Scout, Spotter, hints, novel, read
 from model.wounds import WOUNDS, contamination, crack, fold
 
 Z, Y, X = 8, 320, 320
@@ -102,3 +102,39 @@ def test_training_exports_what_opencv_reads_alike(folder: Path, tmp_path: Path, 
         with torch.inference_mode():
             expected = network.eval()(example) if isinstance(network, Scout) else network.eval().apart(example)
             assert np.allclose(reader.forward(), expected.numpy(), atol=1e-4), "of another size, too"
+
+
+def test_what_was_exported_is_trained_on_from_where_it_was(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(4)
+    windows = torch.randn(4, 3, 96, 96)
+    for made, seen in ((Spotter, windows), (Scout, hints(windows))):
+        network, again, path = made(), made(), tmp_path / "one.onnx"
+        network(2 * seen + 1)  # its norms have seen something
+        spotting.export(network, seen[:1], path)
+        read(again, path, seen)
+        with torch.inference_mode():
+            assert again.training and torch.allclose(again.eval()(seen), network.eval()(seen), atol=1e-4)
+    monkeypatch.setattr(spotting.load, "__defaults__", (LESSONS,))
+    monkeypatch.setattr(spotting, "BATCH", 2)
+    asked = ["--data", str(folder), "--steps", "1", "--only", "scout"]
+    for out, more in (("a", []), ("b", ["--from", str(tmp_path / "a"), "--rate", "0"])):
+        (tmp_path / out).mkdir()
+        (tmp_path / out / "spotting.json").write_text('{"training": {}}')
+        spotting.main([*asked, "--out", str(tmp_path / out), *more])
+    first, second = (json.loads((tmp_path / out / "spotting.json").read_text()) for out in ("a", "b"))
+    assert second["training"]["scout"]["from"] == {**first["training"]["scout"], "sha256": first["sha256"]["scout.onnx"]}
+
+
+def test_sheaths_are_dark_in_all_three_sections_and_no_wound() -> None:
+    for seed in range(8):
+        sections = [s.astype(np.float32) for s in tissue()[:3, :192, :192]]
+        out = spotting.sheathed(sections, np.random.default_rng(seed))
+        dark = [np.where(o != s, o, 255).min() < np.median(s) - 20 for o, s in zip(out, sections, strict=True)]
+        assert all(dark), f"seed {seed}"
+        covered = [np.abs(o - s) > 20 for o, s in zip(out, sections, strict=True)]
+        assert (covered[0] & covered[1]).sum() > 0.2 * covered[1].sum(), "nearly where it is in the next"
+
+
+def test_tissue_that_greys_are_spread_wider_around_is_weaker() -> None:
+    sections = [s.astype(np.float32) for s in tissue()[:3, :192, :192]]
+    assert np.allclose(2 * spotting.standard(sections, 2.0), spotting.standard(sections), atol=1e-4)
