@@ -148,9 +148,10 @@ def read(network: nn.Module, path: Path, seen: Tensor) -> None:
                 layer.bias.data.copy_(last.pop(1))
         elif isinstance(layer, nn.BatchNorm2d):
             values = _norm(inputs[0], last.pop(1)) if len(last) > 1 else next(stored)
-            for own, value in zip((layer.weight, layer.bias, layer.running_mean, layer.running_var), values, strict=True):
-                assert own is not None
-                own.data.copy_(value)
+            own = (layer.weight, layer.bias, layer.running_mean, layer.running_var)
+            for part, value in zip(own, values, strict=True):
+                assert part is not None
+                part.data.copy_(value)
 
     hooks = [layer.register_forward_pre_hook(take) for layer in network.modules() if not list(layer.children())]
     with torch.no_grad():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from model import spotting
+from model import spotting, windows
 from model.spotter import CLASSES, SIDES, Scout, Spotter, hints, novel, read
 from model.wounds import WOUNDS, contamination, crack, fold
 
@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-LESSONS = (spotting.Lesson("mine", slice(0, Z), 1.0, bad=(3,)),)
+LESSONS = (windows.Lesson("mine", slice(0, Z), 1.0, bad=(3,)),)
 
 
 @pytest.mark.parametrize("kind", WOUNDS)
@@ -57,17 +57,17 @@ def test_folds_are_dark_and_cracks_have_no_tissue() -> None:
 
 
 def test_a_sample_is_a_function_of_its_seed_and_shows_no_bad_section(folder: Path) -> None:
-    lessons = spotting.load(folder, LESSONS)
+    lessons = windows.load(folder, LESSONS)
     assert lessons[0].licence == "CC0" and lessons[0].nm == 8
-    one, two = (spotting.sample(lessons, np.random.default_rng([1, 2])) for _ in range(2))
+    one, two = (windows.sample(lessons, np.random.default_rng([1, 2])) for _ in range(2))
     assert np.array_equal(one[0], two[0]) and np.array_equal(one[1], two[1])
-    assert one[0].shape == (3, spotting.EDGE, spotting.EDGE) and np.abs(one[0]).max() <= spotting.MOST_GREY
-    seen = {int(c) for s in range(40) for c in np.unique(spotting.sample(lessons, np.random.default_rng([3, s]))[1])}
+    assert one[0].shape == (3, windows.EDGE, windows.EDGE) and np.abs(one[0]).max() <= windows.MOST_GREY
+    seen = {int(c) for s in range(40) for c in np.unique(windows.sample(lessons, np.random.default_rng([3, s]))[1])}
     assert seen == set(range(len(CLASSES)))
-    marked = spotting.load(folder, LESSONS)[0]
+    marked = windows.load(folder, LESSONS)[0]
     assert marked.raw is not None
     marked.raw[3] = 255  # the bad one: a neighbour it may be, the section itself never
-    assert all(spotting.window(marked, np.random.default_rng(s))[1].min() < 255 for s in range(60))
+    assert all(windows.window(marked, np.random.default_rng(s))[1].min() < 255 for s in range(60))
 
 
 def test_novel_counts_what_no_neighbour_has() -> None:
@@ -79,8 +79,8 @@ def test_novel_counts_what_no_neighbour_has() -> None:
 
 
 def test_training_exports_what_opencv_reads_alike(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spotting, "LESSONS", LESSONS)
-    monkeypatch.setattr(spotting.load, "__defaults__", (LESSONS,))
+    monkeypatch.setattr(windows, "LESSONS", LESSONS)
+    monkeypatch.setattr(windows.load, "__defaults__", (LESSONS,))
     monkeypatch.setattr(spotting, "BATCH", 2)
     for out in ("a", "b"):
         spotting.main(["--data", str(folder), "--out", str(tmp_path / out), "--steps", "2"])
@@ -106,15 +106,15 @@ def test_training_exports_what_opencv_reads_alike(folder: Path, tmp_path: Path, 
 
 def test_what_was_exported_is_trained_on_from_where_it_was(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(4)
-    windows = torch.randn(4, 3, 96, 96)
-    for made, seen in ((Spotter, windows), (Scout, hints(windows))):
+    some = torch.randn(4, 3, 96, 96)
+    for made, seen in ((Spotter, some), (Scout, hints(some))):
         network, again, path = made(), made(), tmp_path / "one.onnx"
         network(2 * seen + 1)  # its norms have seen something
         spotting.export(network, seen[:1], path)
         read(again, path, seen)
         with torch.inference_mode():
             assert again.training and torch.allclose(again.eval()(seen), network.eval()(seen), atol=1e-4)
-    monkeypatch.setattr(spotting.load, "__defaults__", (LESSONS,))
+    monkeypatch.setattr(windows.load, "__defaults__", (LESSONS,))
     monkeypatch.setattr(spotting, "BATCH", 2)
     asked = ["--data", str(folder), "--steps", "1", "--only", "scout"]
     for out, more in (("a", []), ("b", ["--from", str(tmp_path / "a"), "--rate", "0"])):
@@ -128,7 +128,7 @@ def test_what_was_exported_is_trained_on_from_where_it_was(folder: Path, tmp_pat
 def test_sheaths_are_dark_in_all_three_sections_and_no_wound() -> None:
     for seed in range(8):
         sections = [s.astype(np.float32) for s in tissue()[:3, :192, :192]]
-        out = spotting.sheathed(sections, np.random.default_rng(seed))
+        out = windows.sheathed(sections, np.random.default_rng(seed))
         dark = [np.where(o != s, o, 255).min() < np.median(s) - 20 for o, s in zip(out, sections, strict=True)]
         assert all(dark), f"seed {seed}"
         covered = [np.abs(o - s) > 20 for o, s in zip(out, sections, strict=True)]
@@ -137,4 +137,4 @@ def test_sheaths_are_dark_in_all_three_sections_and_no_wound() -> None:
 
 def test_tissue_that_greys_are_spread_wider_around_is_weaker() -> None:
     sections = [s.astype(np.float32) for s in tissue()[:3, :192, :192]]
-    assert np.allclose(2 * spotting.standard(sections, 2.0), spotting.standard(sections), atol=1e-4)
+    assert np.allclose(2 * windows.standard(sections, 2.0), windows.standard(sections), atol=1e-4)
