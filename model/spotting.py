@@ -77,7 +77,7 @@ def train(
     """Spotter and scout (or one of them) by name, from the same windows; a batch depends on (seed, step) alone.
 
     begin: the folder of networks that are trained on. most: the rate after the warm-up. fresh: steps with windows of
-    their own, which those after them show again; 0: all. To draw them takes half of the time, of the scout's nearly all.
+    their own, which those after them show again; 0: all. To draw them takes half of the time, of the scout's most.
     """
     pupils = {name: _pupil(made, seed) for name, made in NETWORKS.items() if only in ("", name)}
     if begin is not None:
