@@ -125,6 +125,20 @@ def test_what_was_exported_is_trained_on_from_where_it_was(folder: Path, tmp_pat
     assert second["training"]["scout"]["from"] == {**first["training"]["scout"], "sha256": first["sha256"]["scout.onnx"]}
 
 
+def test_windows_are_shown_again_as_they_were(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    batch = spotting.batch
+    monkeypatch.setattr(spotting, "batch", lambda lessons, seed, step: drawn.append(step) or batch(lessons, seed, step))
+    monkeypatch.setattr(spotting, "BATCH", 2)
+    lessons = windows.load(folder, LESSONS)
+    twice = spotting.train(lessons, 4, 1, fresh=2)
+    assert drawn == [0, 1]
+    monkeypatch.setattr(spotting, "batch", lambda lessons, seed, step: batch(lessons, seed, step % 2))
+    for name, network in spotting.train(lessons, 4, 1).items():
+        for one, other in zip(network.parameters(), twice[name].parameters(), strict=True):
+            assert torch.equal(one, other), name
+
+
 def test_sheaths_are_dark_in_all_three_sections_and_no_wound() -> None:
     for seed in range(8):
         sections = [s.astype(np.float32) for s in tissue()[:3, :192, :192]]
