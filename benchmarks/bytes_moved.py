@@ -12,6 +12,7 @@ plan, flags, records, logs) are in what is counted and not in the least.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -55,11 +56,13 @@ def measure() -> dict[str, Any]:
     """Each stage on each layout, once: bytes do not vary."""
     rows = []
     for layout in tissue.LAYOUTS:
-        for slab_px in SLABS:
-            with TemporaryDirectory() as name:
-                folder = Path(name)
-                tissue.make(f"{folder}/raw.zarr", SHAPE, layout, FLAGGED)
-                tissue.make(f"{folder}/tiny.zarr", TINY, layout, TINY_FLAGGED)
+        with TemporaryDirectory() as name:
+            folder = Path(name)
+            tissue.make(f"{folder}/raw.zarr", SHAPE, layout, FLAGGED)
+            tissue.make(f"{folder}/tiny.zarr", TINY, layout, TINY_FLAGGED)
+            for slab_px in SLABS:
+                for made in ("raw", "tiny"):
+                    shutil.rmtree(folder / f"{made}-out.zarr", ignore_errors=True)
                 for stage in (f"restore {slab_px}", "merge"):
                     counted = _stage(stage, folder)
                     rows.append({"layout": layout.name, "slab_px": slab_px, **_row(stage, folder, counted)})

@@ -18,9 +18,9 @@ import yaml
 
 GOAL = 0.2
 CASES: dict[str, dict[str, Any]] = {
-    "linear, 2 workers": {"edge": 4096, "sections": range(2, 38, 3), "rounds": 3, "config": {
+    "linear, 2 workers": {"edge": 4096, "sections": range(2, 38, 3), "rounds": 2, "config": {
         "recipe": {"restorer": "linear"}, "site": {"workers": 2, "slab_px": 1024}, "output": {"mode": "volume"}}},
-    "diffusion, 1 worker": {"edge": 512, "sections": [4, 8], "rounds": 2, "config": {
+    "diffusion, 1 worker": {"edge": 512, "sections": [4, 8], "rounds": 1, "config": {
         "recipe": {"restorer": "diffusion"}, "site": {"workers": 1, "slab_px": 512}, "output": {"mode": "overlay"}}},
 }  # fmt: skip
 

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 from model.restorer import DiffusionRestorer
 
 CASES: dict[str, dict[str, Any]] = {
-    "diffusion": {"restorer": "benchmarks.overlap:Diffusion", "edge": 1024, "slab_px": 512, "rounds": 1, "batch": 1},
+    "diffusion": {"restorer": "benchmarks.overlap:Diffusion", "edge": 512, "slab_px": 256, "rounds": 1, "batch": 1},
     **{
         f"as a GPU of {pace} Mpx/s": {"restorer": "benchmarks.overlap:Paced", "edge": 2048, "slab_px": 512, "rounds": 3,
                                       "batch": 16, "options": {"pace": pace}}

@@ -19,10 +19,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-SIZES = tuple(int(n) for n in os.environ.get("SCHEDULING_SIZES", "1000,10000,100000").split(","))
+SIZES = tuple(int(n) for n in os.environ.get("SCHEDULING_SIZES", "1000,10000,30000").split(","))
 PLAIN_UP_TO = int(os.environ.get("PLAIN_UP_TO", 100_000))  # plain dask keeps all that it is given: a million take 9 GB
 WORKERS = 2
-SLEEP_S, PER_WORKER = 0.5, 40
+SLEEP_S, PER_WORKER = 0.5, 20
 WAYS = ("crew", "crew, one by one", "map in a window", "map", "daisy")
 
 
