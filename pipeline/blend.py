@@ -118,12 +118,9 @@ def to_dtype(image: F32, low: float, high: float, dtype: np.dtype[Any]) -> NDArr
 
 def to_unit(image: NDArray[Any], low: float, high: float) -> F32:
     """Integers of the volume → [0, 1] floats, clipped to the intensity window."""
-    unit: F32
+    unit: F32 = image.astype(np.float32)
     if low:
-        unit = image.astype(np.float32)
         unit -= np.float32(low)
-        unit /= np.float32(high - low)
-    else:  # the ordinary case, and the slowest step of a section between two
-        unit = np.divide(image, np.float32(high), dtype=np.float32)
+    unit /= np.float32(high - low)  # in place: the ordinary case is the slowest step of a section between two
     info = np.iinfo(image.dtype)
     return unit if low <= info.min and high >= info.max else np.clip(unit, 0, 1, out=unit)

@@ -83,7 +83,7 @@ def _gaps(scene: Scene, job: Job, result: Result) -> Iterator[Gap]:
         flagged, clean = _sections(scene, padded(tile, needs))
         for run in runs(flagged):
             mine = core.with_z(max(run[0], write.start[0]), min(run[1], write.stop[0]))
-            wanted = int((scene.flag[scene.view(mine)] > 0).sum()) if mine.size else 0
+            wanted = int(np.count_nonzero(scene.flag[scene.view(mine)])) if mine.size else 0
             if not wanted:
                 continue
             window = _with_context(run, clean, needs.context)
@@ -103,7 +103,7 @@ def _sections(scene: Scene, padded: Box) -> tuple[list[int], set[int]]:
     first, last = scene.slab.read.start[0], scene.slab.read.stop[0]
     view = scene.view(padded.with_z(first, last))
     flagged = (scene.flag[view] > 0).any(axis=(1, 2))  # (sections,)
-    unclean = flagged | scene.absent[view].any(axis=(1, 2))
+    unclean = flagged if scene.absent is None else flagged | scene.absent[view].any(axis=(1, 2))
     return [first + int(i) for i in np.flatnonzero(flagged)], {first + int(i) for i in np.flatnonzero(~unclean)}
 
 
@@ -141,7 +141,7 @@ def _window(gap: Gap, scene: Scene, job: Job) -> tuple[F32, Mask]:
     inner = box & Box.of(job.source.shape)
     margin = [(a - b, d - c) for b, a, c, d in zip(box.start, inner.start, inner.stop, box.stop, strict=True)]
     voxels = scene.data[scene.view(box)]
-    known = ~scene.unknown[scene.view(box)]
+    known = scene.known(box)
     known[: gap.targets[0] - gap.window[0]] = True  # clean by construction
     known[gap.targets[1] - gap.window[0] :] = True
     if any(map(any, margin)):

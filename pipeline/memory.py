@@ -22,9 +22,9 @@ MERGED = 1 << 30  # of a merge's chunks in flight; a larger one goes alone
 
 
 def of_slab(read: Box, write: Box, chunk: ZYX, itemsize: int, draws: int = 0) -> int:
-    """What one slab takes, beside the restorer: what it sees (voxels, flags, two doubts) and what it decides; while it
-    reads, what is read in one go. chunk: (z, y, x) of the source, which is decoded whole."""
-    seen, decided = read.size * (itemsize + 3), write.size * (itemsize + 2 + bool(draws))
+    """What one slab takes, beside the restorer: what it sees (voxels, flags, absent chunks) and what it decides; while
+    it reads, what is read in one go. chunk: (z, y, x) of the source, which is decoded whole."""
+    seen, decided = read.size * (itemsize + 2), write.size * (itemsize + 2 + bool(draws))
     under = read.aligned(chunk).size * itemsize
     return max(seen + decided, read.size * itemsize + min(under, max(READING, prod(chunk) * itemsize)))
 

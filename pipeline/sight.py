@@ -56,22 +56,30 @@ class Job:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a slab sees: voxels, flags (0, 1 whole section, 2 region) and doubts, all of its read box."""
+    """What a slab sees of its read box: voxels, flags (0, 1 whole section, 2 region) and where chunks are absent."""
 
     slab: Slab
     data: Voxels
     flag: U8
-    unknown: Mask
-    absent: Mask
+    absent: Mask | None  # None: no chunk is
 
     @property
     def inputs_sha256(self) -> str:
         """Of everything that was read. Part by part: a slab's voxels are hundreds of megabytes, not to be copied."""
         seen = hashlib.sha256()
-        holes = np.packbits(self.absent) if self.absent.any() else np.zeros(-(-self.absent.size // 8), np.uint8)
+        holes = np.zeros(-(-self.flag.size // 8), np.uint8) if self.absent is None else np.packbits(self.absent)
         for part in (self.data, self.flag, holes):
             seen.update(np.ascontiguousarray(part).data)
         return seen.hexdigest()
+
+    def known(self, box: Box) -> Mask:
+        """Where voxels of the part of `box` that lies in the read box count: an absent chunk that nobody flagged stays
+        as it is, but vouches for nothing."""
+        here = self.view(box)
+        known: Mask = self.flag[here] == 0
+        if self.absent is not None:
+            known &= ~self.absent[here]
+        return known
 
     def view(self, box: Box) -> tuple[slice, slice, slice]:
         """Slices of the part of `box` that lies in the read box."""
@@ -83,9 +91,7 @@ def look(slab: Slab, job: Job) -> Scene:
     reach("read", slab.id)
     data = _read(slab, job)
     flag = flagged(job.flags.touching(slab.read), slab.read, job.read_mask)
-    absent = _absent(slab.read, job)
-    # An absent chunk that nobody flagged stays as it is, but vouches for nothing.
-    return Scene(slab, data, flag, (flag > 0) | absent, absent)
+    return Scene(slab, data, flag, _absent(slab.read, job))
 
 
 def _read(slab: Slab, job: Job) -> Voxels:
@@ -105,9 +111,11 @@ def _wanted_besides(slab: Slab, job: Job) -> set[int]:
     return {z for a, b in seen for z in range(a, b)}
 
 
-def _absent(box: Box, job: Job) -> Mask:
+def _absent(box: Box, job: Job) -> Mask | None:
+    holes = job.source.absent(box) if job.absent_is_unknown else ()
+    if not holes:
+        return None
     mask = np.zeros(box.shape, bool)
-    if job.absent_is_unknown:
-        for hole in job.source.absent(box):
-            mask[(hole & box).within(box)] = True
+    for hole in holes:
+        mask[(hole & box).within(box)] = True
     return mask

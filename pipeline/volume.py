@@ -40,6 +40,7 @@ from pipeline.unpack import TooMuchError
 Voxels = NDArray[Any]  # uint8 or uint16, (z, y, x)
 IN_HAND = 10  # chunks that zarr reads at the same time: its setting async.concurrency
 FOLDERS = 500  # of chunks, whose names are understood at once: one by one a million takes twice as long
+_SOUND = set[str]()  # documents of arrays in which zarr found nothing wrong, in this process
 DAMAGE = (gzip.BadGzipFile,)  # an OSError that is no trouble with the disk or the network
 
 
@@ -152,17 +153,28 @@ class Volume:
         self._coder = None
         self._moved, self._moving = [0, 0], Lock()  # bytes that the coder has read and written
         self._room: Room = lambda _: nullcontext()
+        self._opened, self._opening = dict[bool, tuple[Any, Any]](), Lock()
         if self.foreign:
-            self._array = self._counted = open_voxels(self.foreign, self.files, self.root, self.level)
+            voxels = open_voxels(self.foreign, self.files, self.root, self.level)
+            self._opened[False] = voxels, voxels
             return
-        from pipeline.zarrstore import Blind, Counted, zarr_store
-
-        self._counted, self._array = self._open(Counted(zarr_store(self.files, writable=False)), "r")
-        if self.writable:
-            self._blind, self._writer = self._open(Blind(zarr_store(self.files, writable=True)), "r+")
-            self._blind.blind = True
-        if self._quick:  # once zarr has found nothing wrong with the document
+        document = json.dumps(self._place.doc, sort_keys=True)
+        if not self._quick or document not in _SOUND:  # a run opens the same few arrays again and again
+            self._by_zarr(write=False)
+            _SOUND.add(document)
+        if self._quick:
             self._coder = coder_of(self._place.doc, self.layout)
+
+    def _by_zarr(self, *, write: bool) -> tuple[Any, Any]:
+        """The store and the array as zarr opens them, to read or to write; once somebody asks for them."""
+        with self._opening:
+            if write not in self._opened:
+                from pipeline.zarrstore import Blind, Counted, zarr_store
+
+                store = (Blind if write else Counted)(zarr_store(self.files, writable=write))
+                self._opened[write] = self._open(store, "r+" if write else "r")
+                store.blind = write  # from now on: what it has read is the document
+            return self._opened[write]
 
     def __reduce__(self) -> tuple[object, ...]:
         return Volume, self._asked
@@ -246,7 +258,8 @@ class Volume:
             except Exception:  # whatever it is: zarr reads what this could not, or says what is wrong with it
                 pass
         with self._room(self.piece_bytes):
-            stored = np.asarray(self._array[self._slices(box)])
+            _, array = self._by_zarr(write=False)
+            stored = np.asarray(array[self._slices(box)])
         axes = [self.layout.dims.index(d) for d in self._order]
         return np.ascontiguousarray(stored.transpose(axes).reshape(box.shape), dtype=self.dtype)
 
@@ -458,7 +471,8 @@ class Volume:
         if coder is None or not coder.writes or coder.index_at is not None or not whole:
             axes = [self._order.index(d) for d in self.layout.dims]
             extra = (1,) * (len(axes) - 3)
-            self._writer[self._slices(box)] = data.reshape(extra + data.shape).transpose(axes)
+            _, array = self._by_zarr(write=True)
+            array[self._slices(box)] = data.reshape(extra + data.shape).transpose(axes)
             return
 
         def one(cell: Box) -> None:
@@ -518,12 +532,12 @@ class Volume:
     @property
     def bytes_read(self) -> int:
         """Stored bytes of chunks read through this object so far, those that `write` reads back included."""
-        return int(self._counted.read) + self._moved[0]
+        return self._moved[0] + (int(self._opened[False][0].read) if False in self._opened else 0)
 
     @property
     def bytes_written(self) -> int:
         """Stored bytes of chunks written through this object so far."""
-        return int(self._blind.written) + self._moved[1] if self.writable else 0
+        return self._moved[1] + (int(self._opened[True][0].written) if True in self._opened else 0)
 
 
 def _check_new(files: Files, dtype: np.dtype[Any], chunks: ZYX, shards: ZYX | None, zarr_format: int) -> None:

@@ -80,6 +80,8 @@ class _Whole(ObjectStore[Any]):
 class Counted(WrapperStore[Store]):
     """Counts the bytes that zarr moves. All its coroutines run on zarr's one loop thread: no lock is needed."""
 
+    blind = False  # what there is must not matter: see Blind
+
     def __init__(self, store: Store) -> None:
         super().__init__(store)
         self.read, self.written = 0, 0
@@ -97,8 +99,6 @@ class Counted(WrapperStore[Store]):
 class Blind(Counted):
     """What zarr writes through. Only whole chunks are written, so what was there before must never matter;
     zarr 3.1 would read the old shard first, for nothing, and could not replace a damaged one."""
-
-    blind = False  # until the metadata is read
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         found = None if self.blind else await super().get(key, prototype, byte_range)
