@@ -22,7 +22,7 @@ from benchmarks.meter import child, markdown, measured, medians
 EDGE = int(os.environ.get("GROWTH_EDGE", "1024"))
 DEPTHS = (100, 400, 1600, 6400)
 DAMAGE = (2, 8, 32, 64)  # sections, of a volume DEPTHS[1] deep
-ROUNDS = int(os.environ.get("GROWTH_ROUNDS", "3"))
+ROUNDS = int(os.environ.get("GROWTH_ROUNDS", "2"))
 WAYS = ("zmend overlay", "zmend")
 TOLD = ("wall_s", "cpu_s", "read_mb", "written_mb", "peak_mb")
 
