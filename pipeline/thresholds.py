@@ -49,7 +49,7 @@ class Thresholds:
     doubt: float = 0.7  # of the scout, at which one looks, and what places amount to, each counted by its doubt:
     doubts: float = 2.0  # nearly all simulated damage of medium severity has more; 2 % of intact tissue is looked at
     many: float = 8.0  # places: if they are so many, less doubt of each is enough: regions of other contrast
-    glance: float = 150.0  # seen there, at which one looks closer and farther around; such damage has 180 and more
+    glance: float = 150.0  # seen there, at which one looks closer and farther around; nearly all such damage has more
     fold: float = 800.0  # simulated ones amount to 3,100 and more, intact places to 280
     crack: float = 650.0  # 2,000; 270
     contamination: float = 345.0  # 370; 310
