@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from pipeline.errors import VolumeError
@@ -33,6 +34,13 @@ def said_by(out: str) -> Json:
     except VolumeError:
         said = {}
     if said.get("schema") != SCHEMA:
+        if _has_plans(out):
+            raise VolumeError(
+                "the metadata of this store is damaged or gone",
+                where=Files(out).at("zarr.json"),
+                why=f"it does not say {SCHEMA}, but plans of zmend lie beside it",
+                do="bring it back from a copy (in Zarr v2: .zattrs and .zgroup): what was restored is still there",
+            )
         raise VolumeError(
             "something that is no zmend store is there already",
             where=out,
@@ -41,6 +49,13 @@ def said_by(out: str) -> Json:
         )
     assert isinstance(said, dict)
     return said
+
+
+def _has_plans(out: str) -> bool:
+    files = Files(out)
+    with suppress(OSError):  # it is a file
+        return not files.web and next((files / "zmend/plans").walk(), None) is not None
+    return False
 
 
 def check_source(files: Files, said: Json, source: Volume) -> None:

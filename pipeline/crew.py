@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.attempts import Attempts, Failure, OnEvent, Verdict
 from pipeline.cluster import connect, cut_off, present
 from pipeline.errors import UnfitError
-from pipeline.flight import Flight
+from pipeline.flight import Flight, Undone
 from pipeline.lanes import LANES, halted
 from pipeline.pace import Pace
 from pipeline.plan import Slab
@@ -91,9 +91,12 @@ class Crew:
                 return  # what was sent is in nobody's hand: it would wait for workers that are still in a queue
             if not self.stopped() and not roll.cut_off:
                 _send(flight, queue, pace, roll.workers, now)
+            if not roll.cut_off:  # who is asked to stop would wait for a worker that hangs, too
                 self._copy_late(flight, pace, roll, now)
             for slab, took, outcome in flight.land(min(TICK_S, queue.wait_s(now))):
-                if isinstance(outcome, Failure):
+                if isinstance(outcome, Undone):
+                    queue.put_back(slab, by_itself=outcome.by_itself)
+                elif isinstance(outcome, Failure):
                     verdict = attempts.judge(slab, outcome)
                     roll.dismiss(outcome, verdict)
                     queue.settle(slab, verdict, time.monotonic())
@@ -104,7 +107,7 @@ class Crew:
                     yield outcome
 
     def _copy_late(self, flight: Flight, pace: Pace, roll: Roll, now: float) -> None:
-        """A slab that takes far longer than others is begun on another worker too: the first to finish counts."""
+        """What takes far longer than others is begun on another worker too: the first to finish counts."""
         if roll.looked != now or len(roll.workers) < 2:
             return
         for slab, worker in flight.copy(pace.late(flight.alone(), now)[: len(roll.workers)], roll.workers, now):

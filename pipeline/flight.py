@@ -17,14 +17,22 @@ GATHER_S = 20.0  # for results of a few hundred bytes; what has not come by then
 TOGETHER_S = 0.005  # what comes within so little of another is fetched with it: many cost as much as one
 CUT_OFF = Failure("cut off", "the scheduler could not be reached any more")
 NUMBER, ME = count(), uuid4().hex[:12]  # no key twice: who still knows it answers with what it was
-NOT_BEGUN = Failure("cut off", "a slab before it failed")
+PARCEL_S = 1.0  # after which a worker begins no further slab of a parcel
 LOST_RESULT = "what the worker had just finished cannot be had from it: it died, or does not answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Undone:
+    """Of a slab that came back as it went, through no fault of its own that one knows of."""
+
+    by_itself: bool  # is how it is to go again: a worker died with the parcel that it was in
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """The task on one slab after another, up to the first that fails: after that the process may be of no use. It never
-    raises: a failure is told as data, judged where the error's own package is at hand."""
+    """The task on one slab after another, up to the first that fails, for then the process may be of no use, and no
+    longer than PARCEL_S: those that one knows were quick, these may not be. It never raises: a failure is told as data,
+    judged where the error's own package is at hand."""
 
     task: Callable[[list[Any]], Any]
 
@@ -32,7 +40,10 @@ class Attempt:
         from distributed import get_worker
 
         outcomes: list[Any] = []
+        end = time.monotonic() + PARCEL_S
         for row in parcel.rows:
+            if outcomes and time.monotonic() > end:
+                break
             try:
                 outcomes.append(self.task(row))
             except Exception as error:
@@ -91,27 +102,29 @@ class Flight:
                 self._keys.setdefault(slab.id, []).append(key)
         self._done.update(futures)
 
-    def alone(self) -> dict[str, float]:
-        """Slabs without a copy, and when they were sent."""
-        return {s: self._trips[keys[0]].sent for s, keys in self._keys.items() if len(keys) == 1}
+    def alone(self) -> dict[Any, float]:
+        """Parcels, by key, that hold a slab of which there is no copy, and when they were sent."""
+        return {key: trip.sent for key, trip in self._trips.items() if self._without_copy(key, trip)}
 
-    def copy(self, late: Sequence[str], workers: Sequence[str], now: float) -> Iterator[tuple[Slab, str]]:
-        """Send copies of slabs to workers that do not have them. Yields the slab, and who is slow."""
+    def _without_copy(self, key: Any, trip: Trip) -> list[Slab]:
+        return [slab for slab in trip.slabs if self._keys.get(slab.id) == [key]]
+
+    def copy(self, late: Sequence[Any], workers: Sequence[str], now: float) -> Iterator[tuple[Slab, str]]:
+        """Send copies of what parcels hold to workers that do not have them. Yields each slab, and who is slow."""
         if not late:
             return
         try:
             holders = {key: worker for worker, keys in self._client.processing().items() for key in keys}
         except OSError:  # the scheduler went away this very moment
             return
-        for slab_id in late:
-            (key,) = self._keys[slab_id]
-            slow = holders.get(key, "")
-            (slab,) = (s for s in self._trips[key].slabs if s.id == slab_id)
-            self._map([[slab]], now, workers=[w for w in workers if w != slow])
-            yield slab, slow
+        for key in late:
+            slow, slabs = holders.get(key, ""), self._without_copy(key, self._trips[key])
+            self._map([slabs], now, workers=[w for w in workers if w != slow])
+            yield from ((slab, slow) for slab in slabs)
 
     def land(self, patience_s: float) -> Iterator[tuple[Slab, float, Any]]:
-        """Slabs that came back, waiting so long for the first: the slab, s since it was sent, result or Failure."""
+        """Slabs that came back, waiting so long for the first: the slab, s since it was sent, and a result,
+        Failure or Undone."""
         if not self._trips:
             time.sleep(patience_s)
             return
@@ -125,13 +138,13 @@ class Flight:
             trip = self._trips.pop(key, None)
             if trip is None:  # copies of all that it held came in this very batch
                 continue
-            not_begun = [NOT_BEGUN] * (len(trip.slabs) - len(outcomes))
+            not_begun = [Undone(by_itself=False)] * (len(trip.slabs) - len(outcomes))
             for slab, outcome in zip(trip.slabs, [*outcomes, *not_begun], strict=True):
                 held = self._keys.get(slab.id, [])
                 if key not in held:  # its copy was first
                     continue
                 held.remove(key)
-                if held and isinstance(outcome, Failure) and outcome.cause != "fatal":
+                if held and _may_heal(outcome):
                     continue  # the copy may make it
                 del self._keys[slab.id]
                 for other in held:
@@ -153,7 +166,10 @@ class Flight:
         """Of each of its slabs; of fewer where the others were not begun."""
         if isinstance(result, list):
             return result
-        return [result or self._failure(trip.future)] * len(trip.slabs)
+        failure = result or self._failure(trip.future)
+        if failure.cause == "lost" and len(trip.slabs) > 1:  # whose fault it was, nobody can tell yet
+            return [Undone(by_itself=True)] * len(trip.slabs)
+        return [failure] * len(trip.slabs)
 
     def _gather(self, futures: list[Any]) -> list[list[Any] | Failure]:
         if not futures:
@@ -181,3 +197,8 @@ class Flight:
             cut_off = getattr(error, "reason", "") == "scheduler-connection-lost"  # and it was found again
             return CUT_OFF if cut_off else Failure.of(error)
         raise AssertionError("it has failed")
+
+
+def _may_heal(outcome: Any) -> bool:
+    """Whether another attempt may end otherwise."""
+    return isinstance(outcome, Undone) or (isinstance(outcome, Failure) and outcome.cause != "fatal")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from typing import TypeVar
 
-PER_WORKER = 3  # slabs in flight: one is read, one restored, one written; a stop has no more than these to finish
+K = TypeVar("K", bound=Hashable)
+
+PER_WORKER = 3  # slabs in flight: one is read, one restored, one written; a stop has few more than these to finish
 AHEAD_S = 0.5  # where slabs are quicker than the way to a worker and back, so much work is on its way
 MOST_PER_WORKER = 192
 PARCELS = 6  # of them, in flight for each worker: to send one and to fetch it costs 0.6 ms, whatever it holds
@@ -56,7 +59,7 @@ class Pace:
             return math.inf
         return max(LATE_S, LATE * self._sorted[len(self._sorted) // 2])
 
-    def late(self, sent: Mapping[str, float], now: float) -> list[str]:
-        """Which of the slabs sent are late, longest away first."""
+    def late(self, sent: Mapping[K, float], now: float) -> list[K]:
+        """Which of those sent are late, longest away first."""
         limit = self.limit_s
         return sorted((s for s, when in sent.items() if now - when > limit), key=lambda s: sent[s])

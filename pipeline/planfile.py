@@ -34,18 +34,26 @@ def plan_path(out: str, plan_hash: str) -> str:
 def dump(plan: Plan) -> bytes:
     """A plan file: JSON, one slab a line, so that people can read and compare two."""
     text = BytesIO()  # which, unlike a bytearray, is not copied to become bytes: a million slabs are 120 MB
-    text.write(json.dumps({"hash": plan.hash, **plan.header}, indent=1)[:-2].encode() + SLABS)
+    text.write(_head(plan))
     for n, rows in enumerate(plan.slabs.blocks()):
         text.write((f",\n{rows}" if n else rows).encode())
     text.write(END)
     return text.getvalue()
 
 
+def _head(plan: Plan) -> bytes:
+    """What stands before the slabs."""
+    return json.dumps({"hash": plan.hash, **plan.header}, indent=1)[:-2].encode() + SLABS
+
+
 def put(out: str, plan: Plan) -> None:
-    """Put a plan into a store, unless it lies there whole: to see that takes a quarter of what writing it anew does."""
+    """Put a plan into a store, unless it lies there whole: to see that takes a quarter of what writing it anew does.
+
+    Its header is compared, for where the source lies is no part of the hash.
+    """
     files, key = split(plan_path(out, plan.hash))
     with suppress(PlanChangedError):
-        if _read(files.at(key), lambda rows: None)[1] == plan.hash:
+        if (files.read(key) or b"").startswith(_head(plan)) and _read(files.at(key), lambda rows: None)[1] == plan.hash:
             return
     files.keep(key, dump(plan))
 

@@ -62,6 +62,13 @@ class Queue:
         else:
             heapq.heappush(self._later, (now + verdict.delay_s, next(self._tie), slab))
 
+    def put_back(self, slab: Slab, *, by_itself: bool) -> None:
+        """A slab came back as it went, and no fault of its own is known. by_itself: it is not to go with others."""
+        self.settle(slab)
+        if by_itself:
+            self.back[slab.id] = ""
+        self._fresh = chain((slab,), self._fresh)
+
     def wait_s(self, now: float) -> float:
         """Until the next slab's delay is over; for ever where none waits so."""
         return max(0.001, self._later[0][0] - now) if self._later else math.inf

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +18,12 @@ import pytest
 from distributed.scheduler import TaskGroup
 from distributed.utils import key_split
 
-from pipeline import cluster, crew, pace
-from pipeline.attempts import Attempts, Failure
+from pipeline import cluster, crew, flight, pace
+from pipeline.attempts import Attempts
 from pipeline.box import Box
 from pipeline.crew import Crew, Roll
 from pipeline.errors import UnfitError, ZmendError
-from pipeline.flight import Flight
+from pipeline.flight import Attempt, Flight, Parcel, Undone
 from pipeline.lanes import LANES, HaltError, go_on
 from pipeline.plan import Slab
 from pipeline.queue import Queue
@@ -336,9 +338,35 @@ def test_slabs_that_a_parcel_had_not_begun_when_one_failed_are_not_blamed(tmp_pa
         assert len(flight) == 10
         assert [len(trip.slabs) for trip in flight._trips.values()] == [4, 4, 2]
         found = landed(flight)
-    causes = {int(slab, 16): o.cause for slab, o in found.items() if isinstance(o, Failure)}
-    assert causes == {5: "error", 6: "cut off", 7: "cut off"}
-    assert {int(slab, 16) for slab in found} == set(range(10))
+    by_number = {int(slab, 16): outcome for slab, outcome in found.items()}
+    assert by_number[5].cause == "error"
+    assert by_number[6] == by_number[7] == Undone(by_itself=False)
+    assert [by_number[n]["slab"] for n in (0, 1, 2, 3, 4, 8, 9)] == [f"{n:032x}" for n in (0, 1, 2, 3, 4, 8, 9)]
+    assert len(by_number) == 10
+
+
+def test_slabs_that_turn_out_to_be_slow_do_not_wait_for_each_other_in_a_parcel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flight, "PARCEL_S", 0.0)
+    attempt = Attempt(toys.Echo(seconds=0.01))
+    assert [o["slab"] for o in attempt(Parcel([slab.row() for slab in Slabs(5)]))] == [f"{0:032x}"], "one at least"
+
+
+def test_a_worker_that_dies_with_a_parcel_leaves_no_blame_on_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each goes again by itself; who kills a second worker then is known."""
+    monkeypatch.setitem(cluster.SETTINGS, "distributed.scheduler.allowed-failures", 0)
+    with cluster.connect(Site(workers=1)) as client:
+        trip = Flight(client, toys.Murderous(str(tmp_path), victim=1))
+        trip.send(list(Slabs(3)), 3, 0.0)
+        assert set(landed(trip).values()) == {Undone(by_itself=True)}
+    queue, (one, two) = Queue([]), Slabs(2)
+    queue.put_back(one, by_itself=True)
+    queue.put_back(two, by_itself=False)
+    assert [slab.id for slab in queue.draw(9, 0.0)] == [two.id, one.id]
+    assert list(queue.back) == [one.id]
+    queue.settle(one)
+    assert not queue.back
 
 
 def test_a_late_slab_of_a_parcel_gets_a_copy_and_its_companions_come_once(tmp_path: Path) -> None:
@@ -348,17 +376,39 @@ def test_a_late_slab_of_a_parcel_gets_a_copy_and_its_companions_come_once(tmp_pa
         while not (tmp_path / "slow").exists():
             time.sleep(0.01)
         workers = list(client.scheduler_info(n_workers=-1)["workers"])
-        for n in (1, 2):  # the third waits behind the second
-            ((slab, slow),) = flight.copy([f"{n:032x}"], workers, 0.0)
-            assert int(slab.id, 16) == n
-            assert slow in workers
-        assert flight.alone() == {f"{0:032x}": 0.0}
-        first = [slab.id for _ in range(2) for slab, *_ in flight.land(20)]
-        assert first == [f"{1:032x}", f"{2:032x}"]
-        assert len(flight._trips) == 1, "of the parcel, the first is still wanted"
-        flight.copy([f"{0:032x}"], workers, 0.0).__next__()
-        assert list(landed(flight)) == [f"{0:032x}"]
-        assert not flight._trips, "and then nothing of it"
+        ((late, sent),) = flight.alone().items()
+        assert sent == 0.0
+        copied = list(flight.copy([late], workers, 0.0))
+        assert [int(slab.id, 16) for slab, _ in copied] == [0, 1, 2], "nobody knows which of them it hangs at"
+        assert {slow for _, slow in copied} < set(workers)
+        assert not flight.alone()
+        assert sorted(landed(flight)) == [f"{n:032x}" for n in range(3)]
+        assert not flight._trips, "the parcel is called back"
+
+
+def test_who_stops_does_not_wait_for_a_worker_that_hangs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Late slabs got no copies once a stop was asked for: it never came."""
+    monkeypatch.setattr(pace, "LATE_S", 1.5)
+    hung: list[int] = []
+
+    def hang(run: Run) -> None:
+        if not hung and len({d["pid"] for d in run.done}) == 2:
+            hung.append(run.done[-1]["pid"])
+            os.kill(hung[0], signal.SIGSTOP)
+        if hung and len(run.done) > 40:
+            run.stop_after = 0
+
+    began, run = time.monotonic(), Run(toys.Echo(str(tmp_path), seconds=0.05), 5000)
+    try:
+        run(hang)
+    finally:
+        for pid in hung:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+    assert hung
+    assert run.kinds("straggler")
+    assert run.slabs.drawn - len(run.done) <= 200
+    assert time.monotonic() - began < 100
 
 
 @pytest.mark.parametrize("kind", [toys.Echo, toys.Poisoned])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,48 @@ def test_a_volume_that_grows_keeps_what_was_done(job: Job) -> None:
     job.flags("3\n8\n20\n")
     assert redone(job) == {(20, 21)}
     np.testing.assert_array_equal(voxels(job.folder / "out.zarr")[:16], before)
+
+
+def test_a_store_whose_source_has_moved_goes_on_as_the_refusal_says(tmp_path: Path) -> None:
+    job = build(tmp_path / "here")
+    job.run()
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = replace(job, folder=tmp_path / "there")
+    with pytest.raises(ZmendError, match=r"if the source has only moved, set zmend\.source\.uri in the store's attributes"):
+        moved.run()
+    attrs = moved.folder / "out.zarr/zarr.json"
+    attrs.write_text(attrs.read_text().replace("here/raw.zarr", "there/raw.zarr"))
+    assert moved.run()["done"] == 16
+    check(moved.folder / "out.zarr")
+
+
+@pytest.mark.parametrize("text", [None, "{}"])
+def test_a_store_that_lost_its_metadata_is_not_called_a_stranger(job: Job, text: str | None) -> None:
+    """It was said to be removed by hand: it holds everything that was restored."""
+    job.run()
+    attrs = job.folder / "out.zarr/zarr.json"
+    whole = attrs.read_text()
+    attrs.unlink() if text is None else attrs.write_text(text)
+    with pytest.raises(InputError, match=r"metadata of this store is damaged or gone(.|\n)*bring it back from a copy"):
+        job.run()
+    attrs.write_text(whole)
+    assert job.run()["done"] == 16
+    check(job.folder / "out.zarr")
+
+
+def test_a_plan_that_is_not_as_it_was_written_is_written_anew(job: Job) -> None:
+    """Where the source lies is no part of its hash, which alone was looked at."""
+    job.run()
+    (plan,) = (job.folder / "out.zarr/zmend/plans").glob("*.json")
+    whole = plan.read_bytes()
+    for spoiled in (whole.replace(b"raw.zarr", b"rav.zarr", 1), whole.replace(b"[", b"{", 3), whole[:-20], b""):
+        plan.write_bytes(spoiled)
+        job.run()
+        assert plan.read_bytes() == whole
+    before = plan.stat().st_mtime_ns
+    job.run()
+    assert plan.stat().st_mtime_ns == before, "and where it is, it is left alone"
+    check(job.folder / "out.zarr")
 
 
 def test_chunks_that_were_replaced_in_the_source_are_done_again(job: Job) -> None:

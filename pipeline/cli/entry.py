@@ -28,7 +28,7 @@ def main() -> None:
         e.show()
         sys.exit(e.exit_code)
     except OSError as e:
-        _fail(f"{type(e).__name__}: {e}\n  do:    {_system_remedy(e)}", UnfitError.exit_code, verbose)
+        _fail(_system_words(e), UnfitError.exit_code, verbose)
     except MemoryError as e:
         do = "make slabs smaller (site.slab_px) or take fewer workers, and run again: what is finished is kept"
         why = str(e) or "this process may not take more"
@@ -56,18 +56,20 @@ class _Signals:
             signal.signal(number, signal.SIG_IGN if interrupted else handler)
 
 
-def _system_remedy(error: OSError) -> str:
-    """What to do about a refusal of the disk or the network."""
+def _system_words(error: OSError) -> str:
+    """A refusal of the disk or the network: what it is, how the system says it, and what to do about it."""
     import errno
 
     told = {
-        errno.ENOSPC: "free some space and run the same command again: what is finished is kept",
-        errno.EDQUOT: "your quota is used up: free some space and run the same command again",
-        errno.EROFS: "the file system is read-only: name an output elsewhere",
-        errno.EACCES: "you may not write or read there: check the rights, or name another path",
-        errno.EMFILE: "too many open files: raise the limit (ulimit -n)",
+        errno.ENOSPC: ("the disk is full", "free some space and run the same command again: what is finished is kept"),
+        errno.EDQUOT: ("your quota is used up", "free some space and run the same command again"),
+        errno.EROFS: ("the file system is read-only", "name an output elsewhere"),
+        errno.EACCES: ("you may not write or read there", "check the rights, or name another path"),
+        errno.EMFILE: ("too many files are open", "raise the limit (ulimit -n)"),
     }
-    return told.get(error.errno or 0, "check the disk and the network, then run the same command again; -vv tells more")
+    other = "the disk or the network failed", "check both, then run the same command again; -vv tells more"
+    what, do = told.get(error.errno or 0, other)
+    return f"{what}\n  why:   {type(error).__name__}: {error}\n  do:    {do}"
 
 
 def _fail(text: str, code: int, verbose: int) -> None:
