@@ -183,12 +183,27 @@ def _ended(cluster: Any) -> Iterator[None]:
             cluster.__exit__(None, None, None)
 
 
+def _started(make: Callable[[], Any]) -> Any:
+    """A cluster; tried twice, for a worker may be killed while it starts. Raises UnfitError."""
+    for last in (False, True):
+        try:
+            return make()
+        except RuntimeError as error:  # dask gives no more of a kind to it
+            if last:
+                raise UnfitError(
+                    "the workers do not start",
+                    why=f"{error} Twice one ended before it was ready: out of memory, or killed from outside",
+                    do="give them more memory or take fewer (site.workers), and run again: finished slabs are kept",
+                ) from error
+    raise AssertionError("one of the two returns or raises")
+
+
 @contextmanager
 def _local(site: Site, tell: Tell) -> Iterator[Any]:
     from distributed import Client, LocalCluster
 
     with _workers_ignore_interrupts():
-        cluster = LocalCluster(n_workers=site.workers, processes=True, **_on_loopback())
+        cluster = _started(lambda: LocalCluster(n_workers=site.workers, processes=True, **_on_loopback()))
     with _ended(cluster), Client(cluster, set_as_default=False) as client:
         yield client
 

@@ -119,7 +119,7 @@ class Flight:
             return
         for key in late:
             slow, slabs = holders.get(key, ""), self._without_copy(key, self._trips[key])
-            self._map([slabs], now, workers=[w for w in workers if w != slow])
+            self._map([[slab] for slab in slabs], now, workers=[w for w in workers if w != slow])
             yield from ((slab, slow) for slab in slabs)
 
     def land(self, patience_s: float) -> Iterator[tuple[Slab, float, Any]]:

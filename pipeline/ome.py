@@ -96,7 +96,9 @@ def parse_image(attributes: Mapping[str, Any]) -> Image | None:
     try:
         if not entries[0]["datasets"]:
             raise ValueError("datasets: there are none")
-        return _image(entries[0], str(ome.get("version") or entries[0].get("version", "0.4")))
+        image = _image(entries[0], str(ome.get("version") or entries[0].get("version", "0.4")))
+        _ = image.names  # of which an axis may have none
+        return image
     except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
         raise VolumeError(
             "the OME metadata cannot be understood",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import chain, count
+from itertools import count
 
 from pipeline.attempts import Verdict
 from pipeline.plan import Slab
@@ -17,6 +18,7 @@ class Queue:
     def __init__(self, todo: Iterable[Slab]) -> None:
         self.back: dict[str, str] = {}  # slabs that came back undone, by id: the worker that each is to avoid, or ""
         self._fresh = iter(todo)
+        self._returned: deque[Slab] = deque()  # as they went; before the fresh ones
         self._later: list[tuple[float, int, Slab]] = []  # when, tie, slab
         self._tie = count()
         # Those that workers died under go one at a time: else the guilty takes the same innocents along each time.
@@ -25,11 +27,11 @@ class Queue:
 
     def __bool__(self) -> bool:
         """Whether anything waits."""
-        if self._later or self._suspects:
+        if self._later or self._suspects or self._returned:
             return True
         first = next(self._fresh, None)
         if first is not None:
-            self._fresh = chain((first,), self._fresh)
+            self._returned.append(first)
         return first is not None
 
     def draw(self, wanted: int, now: float) -> Iterator[Slab]:
@@ -47,7 +49,7 @@ class Queue:
             slab = self._suspects.pop(0)
             self._tried = slab.id
             return slab
-        return next(self._fresh, None)
+        return self._returned.popleft() if self._returned else next(self._fresh, None)
 
     def settle(self, slab: Slab, verdict: Verdict | None = None, now: float = 0.0) -> None:
         """A slab came back: done (no verdict), or as the verdict says."""
@@ -67,7 +69,7 @@ class Queue:
         self.settle(slab)
         if by_itself:
             self.back[slab.id] = ""
-        self._fresh = chain((slab,), self._fresh)
+        self._returned.append(slab)
 
     def wait_s(self, now: float) -> float:
         """Until the next slab's delay is over; for ever where none waits so."""

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -218,3 +219,34 @@ def test_a_cluster_that_dask_is_late_to_end_spoils_no_run() -> None:
     with cluster._ended(late):
         pass
     assert late.left
+
+
+def test_a_worker_that_is_killed_while_it_starts_costs_another_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ended the run as a bug. dask says no more than this."""
+    import distributed
+
+    tries: list[int] = []
+    real = distributed.Nanny.start
+
+    async def start(nanny: Any) -> Any:
+        tries.append(1)
+        if len(tries) == 1:
+            raise RuntimeError("Nanny failed to start.")
+        return await real(nanny)
+
+    monkeypatch.setattr(distributed.Nanny, "start", start)
+    with cluster.connect(Site(workers=1)) as client:
+        assert client.submit(os.getpid).result(60) != os.getpid()
+    assert len(tries) > 1
+
+
+def test_workers_that_never_start_are_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    import distributed
+
+    def start(nanny: Any) -> None:
+        raise RuntimeError("Nanny failed to start.")
+
+    monkeypatch.setattr(distributed.Nanny, "start", start)
+    words = r"the workers do not start(.|\n)*out of memory, or killed from outside"
+    with pytest.raises(UnfitError, match=words), cluster.connect(Site(workers=1)):
+        pass

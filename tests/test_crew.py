@@ -363,7 +363,7 @@ def test_a_worker_that_dies_with_a_parcel_leaves_no_blame_on_all_of_it(
     queue, (one, two) = Queue([]), Slabs(2)
     queue.put_back(one, by_itself=True)
     queue.put_back(two, by_itself=False)
-    assert [slab.id for slab in queue.draw(9, 0.0)] == [two.id, one.id]
+    assert [slab.id for slab in queue.draw(9, 0.0)] == [one.id, two.id]
     assert list(queue.back) == [one.id]
     queue.settle(one)
     assert not queue.back

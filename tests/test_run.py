@@ -162,6 +162,15 @@ def test_a_store_whose_source_has_moved_goes_on_as_the_refusal_says(tmp_path: Pa
     check(moved.folder / "out.zarr")
 
 
+def test_an_axis_that_lost_its_name_is_found_and_no_bug(job: Job) -> None:
+    job.run()
+    attrs = job.folder / "out.zarr/zarr.json"
+    attrs.write_text(attrs.read_text().replace('"name": "z"', '"oame": "z"', 1))
+    found = CliRunner().invoke(cli, ["verify", str(job.folder / "out.zarr")])
+    assert isinstance(found.exception, InputError | VerifyError | SystemExit), found.exception
+    assert "bug" not in found.output
+
+
 @pytest.mark.parametrize("text", [None, "{}"])
 def test_a_store_that_lost_its_metadata_is_not_called_a_stranger(job: Job, text: str | None) -> None:
     """It was said to be removed by hand: it holds everything that was restored."""
