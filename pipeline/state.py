@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,9 +60,26 @@ class State:
                 files.delete(BESIDE[name])
 
 
+def _set_about(out: str, run: str) -> bool:
+    """Whether a run's log says that there was something to do, or to take away."""
+    for line in (Files(out).read(f"zmend/runs/{run}/log.jsonl") or b"").splitlines():
+        with suppress(ValueError, TypeError, KeyError, AttributeError):  # cut off by a kill
+            event = json.loads(line)
+            if event["kind"] == "begin":
+                return bool(event.get("todo") or event.get("retired"))
+    return False
+
+
 def found_by(out: str, run: str) -> State:
     """The state that a run found. Raises RevertError where it cannot be trusted, or there is none."""
     raw = Files(out).read(_key(run))
+    if raw is None and _set_about(out, run):
+        raise RevertError(
+            f"what was there before run {run} is not known any more",
+            where=f"{out}/{_key(run)}",
+            why="its log says that it had something to do, but its note of what it found is gone",
+            do="bring that file back from a copy of the store; until then only other runs can be reverted",
+        )
     if raw is None:
         raise RevertError(
             f"run {run} changed nothing",

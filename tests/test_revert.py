@@ -264,6 +264,8 @@ def test_states_that_cannot_be_gone_back_to(job: Job) -> None:
     note = out / "zmend/runs" / second / "before.json"
     note.write_text(note.read_text().replace('"head": "', '"head": "0'))
     refused(out, second, "cannot be trusted")
+    note.unlink()
+    assert "bring that file back" in refused(out, second, "what was there before run .* is not known any more").do
     with StoreLock(str(out)), pytest.raises(StoreLockedError):
         revert(str(out), second)
 
