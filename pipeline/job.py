@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline import flagfile, planfile
 from pipeline.box import ZYX, Box
+from pipeline.claim import said_by
 from pipeline.config import Config
 from pipeline.cost import Load
 from pipeline.errors import ConfigError, InputError, PlanChangedError, RestorerError
@@ -258,7 +259,9 @@ def _check_intensity(recipe: Recipe, source: Volume) -> None:
 
 def make_store(proposal: Proposal) -> None:
     """Make the store, if there is none: whole, or not at all. One that is there is not touched before it is locked."""
-    if not is_store(proposal.config.output.path):
+    if is_store(proposal.config.output.path):
+        said_by(proposal.config.output.path)  # else nothing of it is to be touched
+    else:
         _create(proposal)
 
 

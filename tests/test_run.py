@@ -178,8 +178,10 @@ def test_a_store_that_lost_its_metadata_is_not_called_a_stranger(job: Job, text:
     attrs = job.folder / "out.zarr/zarr.json"
     whole = attrs.read_text()
     attrs.unlink() if text is None else attrs.write_text(text)
+    before = tree(job.folder / "out.zarr")
     with pytest.raises(InputError, match=r"metadata of this store is damaged or gone(.|\n)*bring it back from a copy"):
         job.run()
+    assert tree(job.folder / "out.zarr") == before, "not even its seal is touched"
     attrs.write_text(whole)
     assert job.run()["done"] == 16
     check(job.folder / "out.zarr")
