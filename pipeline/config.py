@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 import reprlib
 from pathlib import Path
 from typing import Any, Literal
@@ -113,11 +114,20 @@ def check(document: dict[str, Any], name: str = "zmend.yaml") -> Config:
         return Config.model_validate(document)
     except ValidationError as e:
         # A misspelt key also makes its right spelling missing: say the first, which tells more.
-        first = min(e.errors(), key=lambda error: error["type"] != "extra_forbidden")
-        where = f"{name}, {'.'.join(str(p) for p in first['loc'])}"
-        more = f" (and {e.error_count() - 1} more)" if e.error_count() > 1 else ""
+        errors = [{**error, "loc": _keys_of(error["loc"])} for error in e.errors()]
+        first = min(errors, key=lambda error: error["type"] != "extra_forbidden")
+        where, others = f"{name}, {'.'.join(first['loc'])}", len({error["loc"] for error in errors}) - 1
+        more = f" (and {others} more)" if others else ""
         # Not from e: its text, which a traceback would show, has all of the value in it
         raise ConfigError(*_what(first, more), where=where, do=_remedy(first)) from None
+
+
+KIND = re.compile(r"constrained-|literal\[|function-|tuple\[|list\[|dict\[")
+
+
+def _keys_of(loc: tuple[int | str, ...]) -> tuple[str, ...]:
+    """Where an error is, as people wrote it: without which of the kinds that a value may be of was tried."""
+    return tuple(str(part) for part in loc if not KIND.match(str(part)))
 
 
 def _what(error: Any, more: str) -> tuple[str]:
