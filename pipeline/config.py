@@ -114,7 +114,7 @@ def check(document: dict[str, Any], name: str = "zmend.yaml") -> Config:
         return Config.model_validate(document)
     except ValidationError as e:
         # A misspelt key also makes its right spelling missing: say the first, which tells more.
-        errors = [{**error, "loc": _keys_of(error["loc"])} for error in e.errors()]
+        errors: list[dict[str, Any]] = [{**error, "loc": _keys_of(error["loc"])} for error in e.errors()]
         first = min(errors, key=lambda error: error["type"] != "extra_forbidden")
         where, others = f"{name}, {'.'.join(first['loc'])}", len({error["loc"] for error in errors}) - 1
         more = f" (and {others} more)" if others else ""
